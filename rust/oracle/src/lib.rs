@@ -1,0 +1,1 @@
+//! Per-token reference engine.
