@@ -1,0 +1,45 @@
+"""lorapack: how few GPUs serve this fleet of LoRA adapters, and which adapter goes where.
+
+The names below are the public ones; each is imported from its room when it is first used, so that
+``import lorapack`` and ``lorapack --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lorapack.errors import Infeasible as Infeasible
+    from lorapack.errors import InputError as InputError
+    from lorapack.errors import LorapackError as LorapackError
+    from lorapack.fleet.adapter import Adapter as Adapter
+    from lorapack.fleet.fleet import Fleet as Fleet
+    from lorapack.trace.trace import Trace as Trace
+
+_HOMES = {
+    "Adapter": "lorapack.fleet.adapter",
+    "Fleet": "lorapack.fleet.fleet",
+    "Infeasible": "lorapack.errors",
+    "InputError": "lorapack.errors",
+    "LorapackError": "lorapack.errors",
+    "Trace": "lorapack.trace.trace",
+}
+"""Public name -> the module it lives in."""
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    """Imports a public name on first use."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'lorapack' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted([*globals(), *_HOMES])
