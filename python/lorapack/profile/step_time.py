@@ -1,0 +1,207 @@
+"""What one engine step costs, from the batch's shape: the physical form, and its tables.
+
+The form (milliseconds; ``M`` tokens in the step, padded to the CUDA-graph sizes)::
+
+    fixed + eager [M > largest graph] + request x requests + gemm(M) + context_token x context
+      + L(M) + skipped x skipped + waiting x waiting + arrival x arrivals
+
+    gemm(M) = (weights^8 + (token M)^8)^(1/8)          weights read once, or compute: the longer
+    L(M)    = lora_fixed + lora_block x blocks(M) x (max_loras + 1) + lora_token M
+              + distinct adapters x adapter(M)         with LoRA on (max_loras > 0)
+
+``blocks(M)`` counts the thread blocks that the LoRA kernels of vLLM 0.8.5 launch for *each slot,
+used or not* (grid sizes and tiles of its Triton shrink and expand kernels), which is why idle slots
+slow a GPU down. The engine of the twin knows no floats: :meth:`StepTime.tables` rounds every price
+to picoseconds once.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorapack.profile.model_shape import ModelShape
+from lorapack.profile.section import derived, number
+
+PICOSECONDS_PER_MS = 1e9
+
+SHRINK_BLOCK_SHARE = 0.45
+"""Cost of a shrink kernel's thread block over an expand kernel's (fitted on both models)."""
+
+ROOFLINE_SHARPNESS = 8
+"""Exponent that joins the roofline's two sides: 9 % above either where they are equal."""
+
+SMALL_BATCH_TOKENS = 128
+"""Below it the shrink kernel splits its sum over 64 blocks, from it on over 8."""
+
+
+@dataclass(frozen=True)
+class StepTables:
+    """Prices of a step in whole picoseconds, as the twin adds them up.
+
+    Attributes:
+        base: By tokens in the step, 0..=`max_num_batched_tokens`: all that depends on tokens alone.
+        distinct_adapter: By tokens in the step: one distinct adapter in the batch.
+        request_ps: One request scheduled.
+        context_token_ps: One token of KV that was there before the step and is read in it.
+        attention_pair_ps: One (query, key) pair of a prefill chunk's attention.
+        skipped_ps: One waiting request passed over because its adapter had no slot.
+        waiting_ps: One request left waiting.
+        arrival_ps: One request that reached the engine since the step before.
+    """
+
+    base: NDArray[np.uint64]
+    distinct_adapter: NDArray[np.uint64]
+    request_ps: int
+    context_token_ps: int
+    attention_pair_ps: int
+    skipped_ps: int
+    waiting_ps: int
+    arrival_ps: int
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """The constants of the form in this module's first lines; each key names its unit.
+
+    Attributes:
+        fixed_ms: Scheduler, launch and sampling of a step, whatever its batch.
+        eager_ms: Further, where the step is larger than the largest CUDA graph.
+        request_ms: A request scheduled (its sampling, its rows of the batch's tables).
+        weights_ms: Reading the weights once.
+        token_ms: Computing one token, where compute is the longer side.
+        context_token_ms: Reading the KV of one context token.
+        attention_tflops: Rate at which prefill attention runs, for the price of a pair.
+        lora_fixed_ms: LoRA switched on.
+        lora_block_ns: One thread block of a LoRA expand kernel, launched for each slot.
+        lora_token_ms: One token through the LoRA kernels' index tables.
+        adapter_ms: One distinct adapter in the batch.
+        adapter_rank_ms: Further, for each unit of `max_lora_rank`.
+        adapter_small_batch_ms: Further, in a batch below 128 tokens.
+        adapter_eager_ms: Further, in a step larger than the largest CUDA graph.
+        skipped_ms: One waiting request passed over for lack of a slot.
+        waiting_ms: One request left waiting.
+        arrival_ms: One request that reached the engine since the last step (it shares the CPU).
+        cuda_graph_max_tokens: The largest CUDA graph captured; 0: every step is eager.
+        model: The served model's shape, from the profile's ``[model]``.
+    """
+
+    fixed_ms: float = number()
+    eager_ms: float = number()
+    request_ms: float = number()
+    weights_ms: float = number()
+    token_ms: float = number()
+    context_token_ms: float = number()
+    attention_tflops: float = number(above=True)
+    lora_fixed_ms: float = number()
+    lora_block_ns: float = number()
+    lora_token_ms: float = number()
+    adapter_ms: float = number()
+    adapter_rank_ms: float = number()
+    adapter_small_batch_ms: float = number()
+    adapter_eager_ms: float = number()
+    skipped_ms: float = number()
+    waiting_ms: float = number()
+    arrival_ms: float = number()
+    cuda_graph_max_tokens: int = number()
+    model: ModelShape = derived()  # noqa: RUF009 - makes a field, as `number` does
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019 - frozen and hashed by value, bounded
+    def tables(self, max_loras: int, max_lora_rank: int, max_num_batched_tokens: int) -> StepTables:
+        """Prices by batch shape for one engine setting.
+
+        Args:
+            max_loras: LoRA slots; 0: LoRA is off.
+            max_lora_rank: Rank for which the slots are made; not read when LoRA is off.
+            max_num_batched_tokens: Largest number of tokens in a step.
+
+        Returns:
+            Tables with ``max_num_batched_tokens + 1`` entries; a step of no tokens costs
+            ``fixed_ms`` alone, as it runs no model.
+        """
+        tokens = np.arange(max_num_batched_tokens + 1)
+        base_ms = self.base_ms(tokens, max_loras, max_lora_rank)
+        adapter_ms = self.distinct_adapter_ms(tokens, max_loras, max_lora_rank)
+        base, distinct_adapter = _picoseconds(base_ms), _picoseconds(adapter_ms)
+        base.flags.writeable = distinct_adapter.flags.writeable = False
+        return StepTables(
+            base=base,
+            distinct_adapter=distinct_adapter,
+            request_ps=_whole_picoseconds(self.request_ms),
+            context_token_ps=_whole_picoseconds(self.context_token_ms),
+            attention_pair_ps=_whole_picoseconds(self.attention_pair_ms),
+            skipped_ps=_whole_picoseconds(self.skipped_ms),
+            waiting_ps=_whole_picoseconds(self.waiting_ms),
+            arrival_ps=_whole_picoseconds(self.arrival_ms),
+        )
+
+    @property
+    def attention_pair_ms(self) -> float:
+        """One (query, key) pair of prefill attention, from first principles.
+
+        Two products of ``head_dim`` multiply-adds a head and layer: 4 x heads x head_dim x layers
+        floating-point operations a pair.
+        """
+        model = self.model
+        flop = 4 * model.num_attention_heads * model.head_dim * model.num_hidden_layers
+        return flop / (self.attention_tflops * 1e12) * 1e3
+
+    def base_ms(
+        self, tokens: NDArray[np.int64], max_loras: int, max_lora_rank: int
+    ) -> NDArray[np.float64]:
+        """The part of a step's time that depends on its tokens and the engine's setting alone."""
+        padded = self.padded_tokens(tokens)
+        gemm = (
+            self.weights_ms**ROOFLINE_SHARPNESS + (self.token_ms * padded) ** ROOFLINE_SHARPNESS
+        ) ** (1 / ROOFLINE_SHARPNESS)
+        time = self.fixed_ms + self.eager_ms * self._is_eager(padded) + gemm
+        if max_loras > 0:
+            launched = self.lora_blocks(padded, max_lora_rank) * (max_loras + 1)
+            time = time + self.lora_fixed_ms + self.lora_token_ms * padded
+            time = time + self.lora_block_ns * 1e-6 * launched
+        return np.where(tokens > 0, time, self.fixed_ms)
+
+    def distinct_adapter_ms(
+        self, tokens: NDArray[np.int64], max_loras: int, max_lora_rank: int
+    ) -> NDArray[np.float64]:
+        """The price of one distinct adapter in the batch, by the step's tokens."""
+        padded = self.padded_tokens(tokens)
+        if max_loras == 0:
+            return np.zeros(padded.shape)
+        return (
+            self.adapter_ms
+            + self.adapter_rank_ms * max_lora_rank
+            + self.adapter_small_batch_ms * (padded < SMALL_BATCH_TOKENS)
+            + self.adapter_eager_ms * self._is_eager(padded)
+        )
+
+    def padded_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens as computed: up to a CUDA graph's size (1, 2, 4, multiples of 8), eager as is."""
+        graph = np.where(tokens <= 2, tokens, np.where(tokens <= 4, 4, -(-tokens // 8) * 8))
+        return np.where(graph <= self.cuda_graph_max_tokens, graph, tokens)
+
+    def lora_blocks(
+        self, padded_tokens: NDArray[np.int64], max_lora_rank: int
+    ) -> NDArray[np.float64]:
+        """Thread blocks of the LoRA kernels for one slot, in expand-block equivalents."""
+        model = self.model
+        split = np.where(padded_tokens < SMALL_BATCH_TOKENS, 64, 8)
+        rank_tiles = -(-max_lora_rank // 16)
+        shrink = split * -(-padded_tokens // 32) * rank_tiles * model.lora_slices
+        expand = -(-padded_tokens // 64) * model.lora_expand_blocks
+        blocks = model.num_hidden_layers * (SHRINK_BLOCK_SHARE * shrink + expand)
+        return np.asarray(blocks, dtype=np.float64)
+
+    def _is_eager(self, padded_tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.asarray(padded_tokens > self.cuda_graph_max_tokens)
+
+
+def _picoseconds(milliseconds: NDArray[np.float64]) -> NDArray[np.uint64]:
+    return np.rint(milliseconds * PICOSECONDS_PER_MS).astype(np.uint64)
+
+
+def _whole_picoseconds(milliseconds: float) -> int:
+    return round(milliseconds * PICOSECONDS_PER_MS)
