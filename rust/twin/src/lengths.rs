@@ -1,0 +1,197 @@
+//! How long an adapter's requests are: prompt and output drawn jointly, stretched, rounded, cut.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use rand_distr::{Distribution, StandardNormal};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use crate::scenario::{LengthShape, Lengths};
+
+/// The lengths of one adapter's requests.
+#[derive(Clone, Debug)]
+pub(crate) struct LengthStream {
+    law: Law,
+    prompt_scale: f64,
+    output_scale: f64,
+    max_model_len: u32,
+    rng: Xoshiro256PlusPlus,
+}
+
+#[derive(Clone, Debug)]
+enum Law {
+    Constant {
+        prompt: f64,
+        output: f64,
+    },
+    Lognormal {
+        prompt_log_mean: f64,
+        prompt_sigma: f64,
+        output_log_mean: f64,
+        output_sigma: f64,
+        correlation: f64,
+        independent: f64,
+    },
+    Pairs {
+        prompt: Arc<[f32]>,
+        output: Arc<[f32]>,
+    },
+}
+
+impl LengthStream {
+    pub(crate) fn new(
+        shapes: &[LengthShape],
+        lengths: Lengths,
+        max_model_len: u32,
+        rng: Xoshiro256PlusPlus,
+    ) -> Self {
+        let law = match shapes[lengths.shape as usize] {
+            LengthShape::Constant {
+                prompt_tokens,
+                output_tokens,
+            } => Law::Constant {
+                prompt: f64::from(prompt_tokens),
+                output: f64::from(output_tokens),
+            },
+            LengthShape::Lognormal {
+                prompt_mean,
+                prompt_sigma,
+                output_mean,
+                output_sigma,
+                correlation,
+            } => Law::Lognormal {
+                prompt_log_mean: prompt_mean.ln() - 0.5 * prompt_sigma * prompt_sigma,
+                prompt_sigma,
+                output_log_mean: output_mean.ln() - 0.5 * output_sigma * output_sigma,
+                output_sigma,
+                correlation,
+                independent: (1.0 - correlation * correlation).max(0.0).sqrt(),
+            },
+            LengthShape::Pairs {
+                ref prompt_tokens,
+                ref output_tokens,
+            } => Law::Pairs {
+                prompt: Arc::clone(prompt_tokens),
+                output: Arc::clone(output_tokens),
+            },
+        };
+        LengthStream {
+            law,
+            prompt_scale: lengths.prompt_scale,
+            output_scale: lengths.output_scale,
+            max_model_len,
+            rng,
+        }
+    }
+
+    /// Prompt and output tokens of the next request.
+    #[inline]
+    pub(crate) fn draw(&mut self) -> (u32, u32) {
+        let (prompt, output) = match self.law {
+            Law::Constant { prompt, output } => (prompt, output),
+            Law::Lognormal {
+                prompt_log_mean,
+                prompt_sigma,
+                output_log_mean,
+                output_sigma,
+                correlation,
+                independent,
+            } => {
+                let first: f64 = StandardNormal.sample(&mut self.rng);
+                let second: f64 = StandardNormal.sample(&mut self.rng);
+                let joint = correlation * first + independent * second;
+                (
+                    (prompt_log_mean + prompt_sigma * first).exp(),
+                    (output_log_mean + output_sigma * joint).exp(),
+                )
+            }
+            Law::Pairs {
+                ref prompt,
+                ref output,
+            } => {
+                let row = ((self.rng.next_u64() >> 32) * prompt.len() as u64) >> 32;
+                (
+                    f64::from(prompt[row as usize]),
+                    f64::from(output[row as usize]),
+                )
+            }
+        };
+        // `+ 0.5` and truncation: to the nearest token; anything past u32 saturates.
+        cut(
+            (prompt * self.prompt_scale + 0.5) as u32,
+            (output * self.output_scale + 0.5) as u32,
+            self.max_model_len,
+        )
+    }
+}
+
+/// At least one token each; the prompt at most `max_model_len - 1`, then both `max_model_len`.
+#[inline]
+pub(crate) fn cut(prompt: u32, output: u32, max_model_len: u32) -> (u32, u32) {
+    let prompt = prompt.clamp(1, max_model_len - 1);
+    (prompt, output.clamp(1, max_model_len - prompt))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::streams::{stream, Purpose};
+
+    fn draws(shape: LengthShape, scale: f64, n: usize) -> Vec<(u32, u32)> {
+        let lengths = Lengths {
+            shape: 0,
+            prompt_scale: scale,
+            output_scale: scale,
+        };
+        let rng = stream(1, 2, Purpose::Lengths);
+        let mut stream = LengthStream::new(&[shape], lengths, 100_000, rng);
+        (0..n).map(|_| stream.draw()).collect()
+    }
+
+    #[test]
+    fn lengths_are_cut_prompt_first() {
+        assert_eq!(cut(0, 0, 10), (1, 1));
+        assert_eq!(cut(4, 9, 10), (4, 6));
+        assert_eq!(cut(40, 9, 10), (9, 1));
+    }
+
+    #[test]
+    fn lognormal_has_its_means_and_its_correlation() {
+        let shape = LengthShape::Lognormal {
+            prompt_mean: 200.0,
+            prompt_sigma: 0.5,
+            output_mean: 300.0,
+            output_sigma: 0.8,
+            correlation: -0.6,
+        };
+        let rows = draws(shape, 2.0, 100_000);
+        let n = rows.len() as f64;
+        let mean = |pick: fn(&(u32, u32)) -> u32| {
+            rows.iter().map(|row| f64::from(pick(row))).sum::<f64>() / n
+        };
+        assert!((mean(|row| row.0) / 400.0 - 1.0).abs() < 0.02);
+        assert!((mean(|row| row.1) / 600.0 - 1.0).abs() < 0.03);
+        let logs: Vec<(f64, f64)> = rows
+            .iter()
+            .map(|&(p, o)| (f64::from(p).ln(), f64::from(o).ln()))
+            .collect();
+        let (mp, mo) = (
+            logs.iter().map(|l| l.0).sum::<f64>() / n,
+            logs.iter().map(|l| l.1).sum::<f64>() / n,
+        );
+        let covariance = logs.iter().map(|l| (l.0 - mp) * (l.1 - mo)).sum::<f64>() / n;
+        assert!((covariance / (0.5 * 0.8) + 0.6).abs() < 0.02);
+    }
+
+    #[test]
+    fn pairs_are_drawn_together_and_evenly() {
+        let shape = LengthShape::Pairs {
+            prompt_tokens: vec![1.0, 2.0, 3.0].into(),
+            output_tokens: vec![10.0, 20.0, 30.0].into(),
+        };
+        let rows = draws(shape, 1.0, 30_000);
+        assert!(rows.iter().all(|&(p, o)| o == 10 * p));
+        let ones = rows.iter().filter(|row| row.0 == 1).count();
+        assert!((ones as f64 / 10_000.0 - 1.0).abs() < 0.05);
+    }
+}
