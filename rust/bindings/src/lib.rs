@@ -1,1 +1,24 @@
-//! Python bindings.
+//! The private module `lorapack._native`: plain arrays in, Arrow tables out, nothing decided here.
+//!
+//! A [`scenario::Scenario`] is put together from frozen parts, [`run`] hands it to the twin through
+//! the one door [`enter`], [`outcome`] shows what came of it, [`error`] says what was wrong.
+
+mod enter;
+mod error;
+mod outcome;
+mod run;
+mod scenario;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use crate::outcome::{Outcome, Table};
+    #[pymodule_export]
+    use crate::run::{simulate, simulate_many};
+    #[pymodule_export]
+    use crate::scenario::{
+        Adapter, Arrivals, EngineSettings, FrontEnd, LengthShape, Scenario, StepTime, Trace,
+    };
+}
