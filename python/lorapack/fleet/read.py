@@ -265,11 +265,13 @@ def _read_csv(file: str, content: bytes) -> RawFleet:
     reader = csv.reader(io.StringIO(body, newline=""), strict=True)
     lines: list[int] = []
     rows: list[list[str]] = []
+    before = 0  # lines read before this row: a quoted cell may span several
     try:
         for row in reader:
             if any(row):
                 rows.append(row)
-                lines.append(skipped + reader.line_num)
+                lines.append(skipped + before + 1)
+            before = reader.line_num
     except csv.Error as error:
         place = f"line {skipped + reader.line_num}"
         raise InputError(file, place, None, f"mend the CSV: {error}") from error
