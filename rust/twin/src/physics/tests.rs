@@ -1,0 +1,110 @@
+use super::work::{AdapterWork, WorkSums};
+use super::*;
+
+/// 10 ms a step, nothing more, whatever is in it.
+fn flat_gpu() -> Gpu {
+    let table = |price: f64| -> Arc<[f64]> { vec![price; 2049].into() };
+    Gpu {
+        step: StepPrices {
+            without_lora: table(0.01),
+            with_lora: table(0.01),
+            slot: table(0.0),
+            distinct_adapter: table(0.0),
+            request: 0.0,
+            context_token: 0.0,
+            attention_pair: 0.0,
+            skipped: 0.0,
+            waiting: 0.0,
+            arrival: 0.0,
+        },
+        front_end: FrontEndPrices {
+            request: 0.0,
+            first_use: 0.0,
+            first_token_fixed: 0.0,
+            first_token_request: 0.0,
+            first_token_step: 0.0,
+            merged: vec![0.0; 2049].into(),
+        },
+        block_size: 16.0,
+        max_num_seqs: 2048.0,
+        max_num_batched_tokens: 2048.0,
+    }
+}
+
+fn setting() -> Setting {
+    Setting {
+        max_loras: 8.0,
+        kv_cache_tokens: 1e6,
+        duration_s: 3600.0,
+        warm: true,
+        max_in_flight: 1e6,
+    }
+}
+
+fn demand(adapters: u32, rate_rps: f64) -> Demand {
+    let mut sums = WorkSums::default();
+    for _ in 0..adapters {
+        sums.add(&AdapterWork {
+            rate_rps,
+            prompt_tokens: 100.0,
+            output_tokens: 100.0,
+            prompt_output: 1e4,
+            output_square: 1e4,
+            prompt_square: 1e4,
+            gap_cv_square: 1.0,
+            rank: 8.0,
+            gpu_load_s: 0.007,
+            disk_load_s: 0.1,
+            is_base: false,
+        });
+    }
+    sums.demand()
+}
+
+#[test]
+fn running_requests_follow_littles_law() {
+    let state = flat_gpu().solve(&demand(4, 2.5), &setting());
+    // 10 requests a second, each 100 steps of 10 ms: 10 running.
+    assert!((state.running - 10.0).abs() < 1e-3, "{state:?}");
+    assert!((state.itl_s - 0.01).abs() < 1e-9);
+}
+
+#[test]
+fn capacity_is_what_the_token_budget_allows() {
+    let state = flat_gpu().solve(&demand(4, 100.0), &setting());
+    // Each request brings 199 tokens: 2048 a step at 100 steps a second is 1029 requests a second.
+    assert!((state.capacity_rps - 2048.0 / 199.0 * 100.0).abs() < 1.0, "{state:?}");
+    assert!(state.load < 1.0 && state.served_fraction > 0.99);
+}
+
+#[test]
+fn kv_caps_the_running_requests() {
+    let small = Setting { kv_cache_tokens: 16_000.0, ..setting() };
+    let state = flat_gpu().solve(&demand(4, 100.0), &small);
+    assert!((state.running_limit - (16_000.0 - 16.0) / 158.0).abs() < 1e-6, "{state:?}");
+    assert!(state.load > 1.0 && state.served_fraction < 0.3);
+}
+
+#[test]
+fn slots_are_shared_in_time_with_a_wait_that_grows() {
+    let gpu = flat_gpu();
+    let waits: Vec<f64> = [8u32, 16, 32, 64]
+        .map(|adapters| gpu.solve(&demand(adapters, 3.0), &setting()).slot_wait_s)
+        .to_vec();
+    assert_eq!(waits[0], 0.0);
+    assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
+}
+
+#[test]
+fn overload_serves_what_the_capacity_is() {
+    let state = flat_gpu().solve(&demand(4, 1000.0), &setting());
+    assert!((state.served_fraction * 4000.0 - state.capacity_rps).abs() < 1e-6, "{state:?}");
+    assert!(state.waiting > 0.0);
+}
+
+#[test]
+fn nothing_offered_is_nothing_done() {
+    let state = flat_gpu().solve(&demand(3, 0.0), &setting());
+    assert_eq!((state.load, state.running), (0.0, 0.0));
+    assert!(state.capacity_rps.is_finite() && state.ttft_s.is_finite());
+}
