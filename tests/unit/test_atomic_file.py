@@ -11,9 +11,14 @@ from lorapack.errors import InputError, OutputExistsError
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
     old = tmp_path / "plan.json"
     old.write_text("old")
-    with pytest.raises(ZeroDivisionError), atomic_file(old, force=True) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def write_half():
+        with atomic_file(old, force=True) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
     assert old.read_text() == "old"
 
