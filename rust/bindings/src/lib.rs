@@ -6,6 +6,7 @@
 mod enter;
 mod error;
 mod outcome;
+mod physics;
 mod run;
 mod scenario;
 
@@ -15,6 +16,8 @@ use pyo3::prelude::*;
 mod _native {
     #[pymodule_export]
     use crate::outcome::{Outcome, Table};
+    #[pymodule_export]
+    use crate::physics::{physics_features, GpuPhysics, Work, WorkSums};
     #[pymodule_export]
     use crate::run::{simulate, simulate_many};
     #[pymodule_export]

@@ -5,6 +5,7 @@ pub mod error;
 pub mod front_end;
 mod lengths;
 pub mod metrics;
+pub mod physics;
 pub mod record;
 pub mod requests;
 pub mod scenario;

@@ -16,6 +16,7 @@
 //! Times are floats in seconds: nothing here enters the engine's integer clock. What the form leaves
 //! out (variance, preemption, the order of admission) a model learns on top of it.
 
+pub mod features;
 pub mod work;
 
 use std::sync::Arc;
@@ -96,6 +97,10 @@ pub struct Gpu {
 pub struct Setting {
     /// LoRA slots; 0: LoRA is off.
     pub max_loras: f64,
+    /// Rank that the slots are made for (the prices know it already).
+    pub max_lora_rank: f64,
+    /// Adapters that the CPU cache holds.
+    pub max_cpu_loras: f64,
     /// KV cache, tokens, the null block counted.
     pub kv_cache_tokens: f64,
     /// Length of the window, seconds.
@@ -188,13 +193,25 @@ impl Gpu {
     #[must_use]
     pub fn solve(&self, demand: &Demand, setting: &Setting) -> SteadyState {
         let limit = self.running_limits(demand, setting);
-        let full = self.batch(demand, setting, limit.running, 0.0, limit.tokens <= limit.running);
+        let full = self.batch(
+            demand,
+            setting,
+            limit.running,
+            0.0,
+            limit.tokens <= limit.running,
+        );
         let engine_rps = limit.running / (demand.output_tokens * full.step_s);
         let capacity_rps = engine_rps.min(1.0 / self.front_end.request.max(1e-9));
         let offered = demand.rate_rps;
         let (batch, running, waiting, completed_rps) = if offered < capacity_rps {
             let running = self.running(demand, setting, limit.running);
-            let batch = self.batch(demand, setting, one_more(running, limit.running), 0.0, false);
+            let batch = self.batch(
+                demand,
+                setting,
+                one_more(running, limit.running),
+                0.0,
+                false,
+            );
             (batch, running, batch.slot_wait * running, offered)
         } else {
             self.overloaded(demand, setting, &limit, full)
@@ -231,7 +248,11 @@ impl Gpu {
         let kv = ((setting.kv_cache_tokens - self.block_size) / held).max(1.0);
         let tokens_a_request = 1.0 + (demand.prompt_tokens - 1.0).max(0.0) / demand.output_tokens;
         let tokens = (self.max_num_batched_tokens / tokens_a_request).max(1.0);
-        RunningLimits { kv, tokens, running: kv.min(tokens).min(self.max_num_seqs).max(1.0) }
+        RunningLimits {
+            kv,
+            tokens,
+            running: kv.min(tokens).min(self.max_num_seqs).max(1.0),
+        }
     }
 
     /// Running requests where as many complete as are offered.
@@ -249,7 +270,11 @@ impl Gpu {
                 break;
             }
             let slope = (gap - low_gap) / (running - low);
-            let next = if slope < 0.0 { running - gap / slope } else { limit };
+            let next = if slope < 0.0 {
+                running - gap / slope
+            } else {
+                limit
+            };
             (low, low_gap) = (running, gap);
             running = next.clamp(0.0, limit);
             if running == low {
@@ -276,7 +301,12 @@ impl Gpu {
             batch = self.batch(demand, setting, limit.running, waiting, full_of_tokens);
         }
         let completed = rate(&batch).min(demand.rate_rps);
-        (batch, limit.running, waiting, completed.min(1.0 / self.front_end.request.max(1e-9)))
+        (
+            batch,
+            limit.running,
+            waiting,
+            completed.min(1.0 / self.front_end.request.max(1e-9)),
+        )
     }
 
     /// A step with `running` requests, while `queued` wait besides those who wait for a slot.
@@ -394,7 +424,11 @@ impl Gpu {
         SteadyState {
             ttft_s: ttft_s.max(1e-4),
             service_fraction,
-            served_fraction: if state.load < 1.0 { kept * (1.0 - cut) } else { kept },
+            served_fraction: if state.load < 1.0 {
+                kept * (1.0 - cut)
+            } else {
+                kept
+            },
             ..state
         }
     }
@@ -427,9 +461,19 @@ impl Turns {
         let in_service = in_service.clamp(1e-12, ALWAYS_BUSY);
         let absent = (-in_service).exp();
         // (e^a - 1) / a, from the side that loses no digits.
-        let busy = if in_service < 1e-6 { 1.0 } else { (1.0 - absent) / (absent * in_service) };
+        let busy = if in_service < 1e-6 {
+            1.0
+        } else {
+            (1.0 - absent) / (absent * in_service)
+        };
         let cycle = busy + 1.0 / in_service;
-        self.groups[self.n] = Turn { adapters, in_service, present: 1.0 - absent, busy, cycle };
+        self.groups[self.n] = Turn {
+            adapters,
+            in_service,
+            present: 1.0 - absent,
+            busy,
+            cycle,
+        };
         self.n += 1;
     }
 
@@ -450,12 +494,18 @@ impl Turns {
     }
 
     fn distinct(&self) -> f64 {
-        self.turns().iter().map(|turn| turn.adapters * turn.present).sum()
+        self.turns()
+            .iter()
+            .map(|turn| turn.adapters * turn.present)
+            .sum()
     }
 
     /// Turns begun in one service time.
     fn cycles(&self, wait: f64) -> f64 {
-        self.turns().iter().map(|turn| turn.adapters / (turn.cycle + wait)).sum()
+        self.turns()
+            .iter()
+            .map(|turn| turn.adapters / (turn.cycle + wait))
+            .sum()
     }
 
     /// Wait of a request, mean over requests: the turn's first waits in full, those who come while
@@ -523,7 +573,10 @@ fn mean_over_prefills(
     let small = decoding + (mean - deviation).max(1.0);
     let large = decoding + mean + deviation;
     let with_prompts = 0.5 * (price(small) + price(large));
-    (none * price(decoding) + (1.0 - none) * with_prompts, price(large + deviation))
+    (
+        none * price(decoding) + (1.0 - none) * with_prompts,
+        price(large + deviation),
+    )
 }
 
 /// Linear between whole entries; what lies beyond the table takes its last entry.

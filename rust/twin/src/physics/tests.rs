@@ -34,6 +34,8 @@ fn flat_gpu() -> Gpu {
 fn setting() -> Setting {
     Setting {
         max_loras: 8.0,
+        max_lora_rank: 8.0,
+        max_cpu_loras: 64.0,
         kv_cache_tokens: 1e6,
         duration_s: 3600.0,
         warm: true,
@@ -73,15 +75,24 @@ fn running_requests_follow_littles_law() {
 fn capacity_is_what_the_token_budget_allows() {
     let state = flat_gpu().solve(&demand(4, 100.0), &setting());
     // Each request brings 199 tokens: 2048 a step at 100 steps a second is 1029 requests a second.
-    assert!((state.capacity_rps - 2048.0 / 199.0 * 100.0).abs() < 1.0, "{state:?}");
+    assert!(
+        (state.capacity_rps - 2048.0 / 199.0 * 100.0).abs() < 1.0,
+        "{state:?}"
+    );
     assert!(state.load < 1.0 && state.served_fraction > 0.99);
 }
 
 #[test]
 fn kv_caps_the_running_requests() {
-    let small = Setting { kv_cache_tokens: 16_000.0, ..setting() };
+    let small = Setting {
+        kv_cache_tokens: 16_000.0,
+        ..setting()
+    };
     let state = flat_gpu().solve(&demand(4, 100.0), &small);
-    assert!((state.running_limit - (16_000.0 - 16.0) / 158.0).abs() < 1e-6, "{state:?}");
+    assert!(
+        (state.running_limit - (16_000.0 - 16.0) / 158.0).abs() < 1e-6,
+        "{state:?}"
+    );
     assert!(state.load > 1.0 && state.served_fraction < 0.3);
 }
 
@@ -98,7 +109,10 @@ fn slots_are_shared_in_time_with_a_wait_that_grows() {
 #[test]
 fn overload_serves_what_the_capacity_is() {
     let state = flat_gpu().solve(&demand(4, 1000.0), &setting());
-    assert!((state.served_fraction * 4000.0 - state.capacity_rps).abs() < 1e-6, "{state:?}");
+    assert!(
+        (state.served_fraction * 4000.0 - state.capacity_rps).abs() < 1e-6,
+        "{state:?}"
+    );
     assert!(state.waiting > 0.0);
 }
 
@@ -107,4 +121,23 @@ fn nothing_offered_is_nothing_done() {
     let state = flat_gpu().solve(&demand(3, 0.0), &setting());
     assert_eq!((state.load, state.running), (0.0, 0.0));
     assert!(state.capacity_rps.is_finite() && state.ttft_s.is_finite());
+}
+
+#[test]
+fn features_are_finite_and_not_negative() {
+    for (adapters, rate) in [(0, 0.0), (1, 0.0), (1, 1e-6), (400, 30.0), (64, 3.0)] {
+        for max_loras in [0.0, 1.0, 64.0] {
+            let setting = Setting {
+                max_loras,
+                ..setting()
+            };
+            let features = flat_gpu().features(&demand(adapters, rate), &setting);
+            assert!(
+                features
+                    .iter()
+                    .all(|value| value.is_finite() && *value >= 0.0),
+                "{features:?}"
+            );
+        }
+    }
 }

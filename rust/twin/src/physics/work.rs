@@ -90,7 +90,9 @@ impl AdapterWork {
     fn bin(&self) -> usize {
         let log2 = (self.rate_rps * self.output_tokens).log2().ceil();
         // A saturating cast: no work at all (minus infinity) falls into bin 0.
-        (log2 as i32).saturating_sub(LOWEST_BIN_LOG2).clamp(0, BINS as i32 - 1) as usize
+        (log2 as i32)
+            .saturating_sub(LOWEST_BIN_LOG2)
+            .clamp(0, BINS as i32 - 1) as usize
     }
 }
 
@@ -120,7 +122,9 @@ impl WorkSums {
 
     fn add_signed(&mut self, work: &AdapterWork, sign: i8) {
         let moved = |count: u32| {
-            count.checked_add_signed(i32::from(sign)).expect("only what was added is removed")
+            count
+                .checked_add_signed(i32::from(sign))
+                .expect("only what was added is removed")
         };
         if work.is_base {
             self.bases = moved(self.bases);
@@ -151,7 +155,10 @@ impl WorkSums {
         let (rate, output) = (self.sum(Sum::Rate), self.sum(Sum::Output));
         let adapters = f64::from(self.adapters);
         if rate <= 0.0 || output <= 0.0 {
-            return Demand { adapters, ..Demand::NOTHING };
+            return Demand {
+                adapters,
+                ..Demand::NOTHING
+            };
         }
         let prompt = self.sum(Sum::Prompt);
         let of_adapters = |sum| self.sum(sum) / adapters.max(1.0);
@@ -175,9 +182,16 @@ impl WorkSums {
             ..Demand::NOTHING
         };
         self.put_groups(&mut demand);
-        let work: f64 = demand.groups().iter().map(|group| group.adapters * group.work).sum();
+        let work: f64 = demand
+            .groups()
+            .iter()
+            .map(|group| group.adapters * group.work)
+            .sum();
         demand.effective_adapters = work * work / self.sum(Sum::WorkSquare).max(1e-12);
-        demand.hottest_share = demand.groups().first().map_or(0.0, |group| group.work / output);
+        demand.hottest_share = demand
+            .groups()
+            .first()
+            .map_or(0.0, |group| group.work / output);
         demand
     }
 
@@ -186,7 +200,10 @@ impl WorkSums {
             let adapters = f64::from(self.bin_adapters[bin]);
             let work = self.bin_work[bin] as f64 / FIXED_ONE;
             if work > 0.0 {
-                demand.groups[demand.n_groups] = Group { adapters, work: work / adapters };
+                demand.groups[demand.n_groups] = Group {
+                    adapters,
+                    work: work / adapters,
+                };
                 demand.n_groups += 1;
             }
         }
@@ -271,7 +288,10 @@ impl Demand {
         base_share: 0.0,
         effective_adapters: 0.0,
         hottest_share: 0.0,
-        groups: [Group { adapters: 0.0, work: 0.0 }; BINS],
+        groups: [Group {
+            adapters: 0.0,
+            work: 0.0,
+        }; BINS],
         n_groups: 0,
     };
 
@@ -304,7 +324,11 @@ mod tests {
 
     #[test]
     fn adds_and_removes_in_any_order_leave_the_same_bits() {
-        let (one, two, three) = (adapter(0.1, 100.0), adapter(3e-7, 7.3), adapter(12.7, 300.1));
+        let (one, two, three) = (
+            adapter(0.1, 100.0),
+            adapter(3e-7, 7.3),
+            adapter(12.7, 300.1),
+        );
         let mut sums = WorkSums::default();
         for work in [&three, &one, &two] {
             sums.add(work);

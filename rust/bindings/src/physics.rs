@@ -1,0 +1,237 @@
+//! The steady state of one GPU: sums in Python's hands, features out as a row of float32.
+
+use std::sync::Arc;
+
+use lorapack_twin::physics::features::{FEATURES, N_FEATURES};
+use lorapack_twin::physics::work::AdapterWork;
+use lorapack_twin::physics::{self, FrontEndPrices, Setting, StepPrices};
+use numpy::{PyArray2, PyArrayMethods, PyReadonlyArray1};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// Every feature as (name, unit, meaning, whether it is raw), in the order of a row.
+#[pyfunction]
+pub fn physics_features() -> Vec<(&'static str, &'static str, &'static str, bool)> {
+    FEATURES
+        .iter()
+        .map(|feature| (feature.name, feature.unit, feature.meaning, feature.raw))
+        .collect()
+}
+
+/// What one adapter asks of a GPU.
+#[pyclass(frozen, module = "lorapack._native")]
+pub struct Work(AdapterWork);
+
+#[pymethods]
+impl Work {
+    #[new]
+    #[pyo3(signature = (*, is_base, rate_rps, prompt_tokens, output_tokens, prompt_output,
+                        output_square, prompt_square, gap_cv_square, rank, gpu_load_s, disk_load_s))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn new(
+        is_base: bool,
+        rate_rps: f64,
+        prompt_tokens: f64,
+        output_tokens: f64,
+        prompt_output: f64,
+        output_square: f64,
+        prompt_square: f64,
+        gap_cv_square: f64,
+        rank: f64,
+        gpu_load_s: f64,
+        disk_load_s: f64,
+    ) -> Self {
+        Work(AdapterWork {
+            is_base,
+            rate_rps,
+            prompt_tokens,
+            output_tokens,
+            prompt_output,
+            output_square,
+            prompt_square,
+            gap_cv_square,
+            rank,
+            gpu_load_s,
+            disk_load_s,
+        })
+    }
+}
+
+/// Sums over the adapters on a GPU; exact, so their order leaves no trace.
+#[pyclass(module = "lorapack._native")]
+#[derive(Clone, Default)]
+pub struct WorkSums(physics::work::WorkSums);
+
+#[pymethods]
+impl WorkSums {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts an adapter in.
+    fn add(&mut self, work: &Bound<'_, Work>) {
+        self.0.add(&work.get().0);
+    }
+
+    /// Counts an adapter out that was counted in.
+    fn remove(&mut self, work: &Bound<'_, Work>) {
+        self.0.remove(&work.get().0);
+    }
+
+    /// Independent sums of the same adapters.
+    fn copy(&self) -> Self {
+        self.clone()
+    }
+
+    /// Adapters counted in, the base model not among them.
+    #[getter]
+    fn n_adapters(&self) -> u32 {
+        self.0.adapters()
+    }
+
+    fn __eq__(&self, other: &Bound<'_, WorkSums>) -> bool {
+        self.0 == other.borrow().0
+    }
+}
+
+/// A GPU with its engine: what does not change as adapters come and go.
+#[pyclass(frozen, module = "lorapack._native")]
+pub struct GpuPhysics(physics::Gpu);
+
+#[pymethods]
+impl GpuPhysics {
+    /// Prices of a step by tokens in picoseconds, with LoRA off, with one slot and with two (a slot
+    /// costs the difference); the front end in seconds.
+    #[new]
+    #[pyo3(signature = (*, without_lora_ps, one_slot_ps, two_slots_ps, distinct_adapter_ps,
+                        request_ps, context_token_ps, attention_pair_ps, skipped_ps, waiting_ps,
+                        arrival_ps, front_end_request_s, first_use_s, first_token_fixed_s,
+                        first_token_request_s, first_token_step, merged, block_size, max_num_seqs,
+                        max_num_batched_tokens))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn new(
+        without_lora_ps: PyReadonlyArray1<'_, u64>,
+        one_slot_ps: PyReadonlyArray1<'_, u64>,
+        two_slots_ps: PyReadonlyArray1<'_, u64>,
+        distinct_adapter_ps: PyReadonlyArray1<'_, u64>,
+        request_ps: u64,
+        context_token_ps: u64,
+        attention_pair_ps: u64,
+        skipped_ps: u64,
+        waiting_ps: u64,
+        arrival_ps: u64,
+        front_end_request_s: f64,
+        first_use_s: f64,
+        first_token_fixed_s: f64,
+        first_token_request_s: f64,
+        first_token_step: f64,
+        merged: PyReadonlyArray1<'_, f64>,
+        block_size: u32,
+        max_num_seqs: u32,
+        max_num_batched_tokens: u32,
+    ) -> PyResult<Self> {
+        let one_slot = seconds_of(&one_slot_ps)?;
+        let two_slots = seconds_of(&two_slots_ps)?;
+        let slot: Arc<[f64]> = one_slot
+            .iter()
+            .zip(&two_slots)
+            .map(|(one, two)| two - one)
+            .collect();
+        let with_lora = one_slot
+            .iter()
+            .zip(slot.iter())
+            .map(|(one, slot)| one - slot)
+            .collect();
+        let tables = [
+            &without_lora_ps,
+            &one_slot_ps,
+            &two_slots_ps,
+            &distinct_adapter_ps,
+        ];
+        if tables
+            .iter()
+            .any(|table| table.len().ok() != Some(max_num_batched_tokens as usize + 1))
+        {
+            return Err(PyValueError::new_err(
+                "step tables must hold max_num_batched_tokens + 1",
+            ));
+        }
+        let merged = merged.as_slice()?;
+        if merged.is_empty() {
+            return Err(PyValueError::new_err("merged must not be empty"));
+        }
+        Ok(GpuPhysics(physics::Gpu {
+            step: StepPrices {
+                without_lora: seconds_of(&without_lora_ps)?.into(),
+                with_lora,
+                slot,
+                distinct_adapter: seconds_of(&distinct_adapter_ps)?.into(),
+                request: seconds(request_ps),
+                context_token: seconds(context_token_ps),
+                attention_pair: seconds(attention_pair_ps),
+                skipped: seconds(skipped_ps),
+                waiting: seconds(waiting_ps),
+                arrival: seconds(arrival_ps),
+            },
+            front_end: FrontEndPrices {
+                request: front_end_request_s,
+                first_use: first_use_s,
+                first_token_fixed: first_token_fixed_s,
+                first_token_request: first_token_request_s,
+                first_token_step,
+                merged: merged.into(),
+            },
+            block_size: f64::from(block_size),
+            max_num_seqs: f64::from(max_num_seqs),
+            max_num_batched_tokens: f64::from(max_num_batched_tokens),
+        }))
+    }
+
+    /// The features of these adapters on this GPU: one row, float32, in the order of
+    /// `physics_features`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "positional for speed; Python wraps it"
+    )]
+    fn features<'py>(
+        &self,
+        py: Python<'py>,
+        sums: &Bound<'py, WorkSums>,
+        max_loras: f64,
+        max_lora_rank: f64,
+        max_cpu_loras: f64,
+        kv_cache_tokens: f64,
+        duration_s: f64,
+        warm: bool,
+        max_in_flight: f64,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let setting = Setting {
+            max_loras,
+            max_lora_rank,
+            max_cpu_loras,
+            kv_cache_tokens,
+            duration_s,
+            warm,
+            max_in_flight,
+        };
+        let demand = sums.borrow().0.demand();
+        let row = self.0.features(&demand, &setting);
+        let array = PyArray2::<f32>::zeros(py, [1, N_FEATURES], false);
+        // SAFETY: the array was made on the line above; nobody else holds it.
+        unsafe { array.as_slice_mut()? }.copy_from_slice(&row);
+        Ok(array)
+    }
+}
+
+fn seconds(picoseconds: u64) -> f64 {
+    picoseconds as f64 * 1e-12
+}
+
+fn seconds_of(table: &PyReadonlyArray1<'_, u64>) -> PyResult<Vec<f64>> {
+    Ok(table
+        .as_slice()?
+        .iter()
+        .map(|&price| seconds(price))
+        .collect())
+}
