@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lorapack.atomic_file import atomic_file
 from lorapack.errors import InputError, did_you_mean
@@ -22,7 +22,7 @@ from lorapack.profile.adapter_loading import AdapterLoading
 from lorapack.profile.front_end import FrontEnd
 from lorapack.profile.gpu import Gpu
 from lorapack.profile.lengths import Lengths
-from lorapack.profile.memory import Memory
+from lorapack.profile.memory import Memory, MemoryCase, MemoryPlan, plan
 from lorapack.profile.model_shape import KV_CACHE_DTYPES, ModelShape
 from lorapack.profile.section import choice, number, plain, read_section, write_section
 from lorapack.profile.step_time import StepTime
@@ -31,6 +31,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+T = TypeVar("T")
 
 DEFAULT_PROFILE = "llama-3.1-8b/h100-64gb/vllm-0.8.5"
 """The profile of every command that is given none."""
@@ -192,6 +194,63 @@ class Profile:
             raise InputError(file, None, None, f"is not TOML: {error}") from error
         return _read(document, file)
 
+    def memory_plan(
+        self,
+        max_loras: int,
+        max_lora_rank: int,
+        *,
+        max_model_len: int | None = None,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        gpu_memory_utilization: float | None = None,
+        block_size: int | None = None,
+        kv_cache_dtype: str | None = None,
+    ) -> MemoryPlan:
+        """Says whether an engine starts, with how much KV cache, and what would mend it.
+
+        Args:
+            max_loras: LoRA slots; 0: LoRA is off.
+            max_lora_rank: Rank for which the slots are made.
+            max_model_len: Longest sequence, tokens; here and below, left out: the profile's.
+            max_num_seqs: Requests that may run at once.
+            max_num_batched_tokens: Tokens a step may hold.
+            gpu_memory_utilization: Share of the GPU's memory that the engine may take.
+            block_size: Tokens a KV block.
+            kv_cache_dtype: Type of a KV element.
+
+        Raises:
+            InputError: The profile has no ``[memory]``.
+
+        Example:
+            >>> plan = Profile.load().memory_plan(max_loras=256, max_lora_rank=16)
+            >>> plan.starts, plan.refusal, plan.mends[0].setting
+            (False, 'max_model_len', 'max_model_len')
+        """
+        if self.memory is None:
+            mend = "has no [memory]: give kv_cache_tokens, as the engine's log prints it"
+            raise InputError(self.name, None, None, mend)
+        engine = self.engine
+        return plan(
+            MemoryCase(
+                model=self.model,
+                rule_set=self.rule_set,
+                memory=self.memory,
+                gpu_memory_gib=self.gpu.memory_gib,
+                gpu_memory_utilization=_given(
+                    gpu_memory_utilization, engine.gpu_memory_utilization
+                ),
+                max_loras=max_loras,
+                max_lora_rank=max_lora_rank if max_loras else 0,
+                max_model_len=_given(max_model_len, engine.max_model_len),
+                max_num_seqs=_given(max_num_seqs, engine.max_num_seqs),
+                max_num_batched_tokens=_given(
+                    max_num_batched_tokens, engine.max_num_batched_tokens
+                ),
+                block_size=_given(block_size, engine.block_size),
+                kv_cache_dtype=_given(kv_cache_dtype, engine.kv_cache_dtype),
+            )
+        )
+
     def to_toml(self) -> str:
         """The text of the profile's TOML file; :meth:`from_toml` gives an equal profile back."""
         import tomli_w  # only writers need it
@@ -276,6 +335,10 @@ def _check_together(profile: Profile, file: str) -> None:
     if model.num_attention_heads % model.num_key_value_heads:
         mend = f"give a divisor of num_attention_heads = {model.num_attention_heads}"
         raise InputError(file, "[model] num_key_value_heads", model.num_key_value_heads, mend)
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def _file_of(name: str) -> str:
