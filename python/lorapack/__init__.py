@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from lorapack.errors import LorapackError as LorapackError
     from lorapack.fleet.adapter import Adapter as Adapter
     from lorapack.fleet.fleet import Fleet as Fleet
+    from lorapack.profile.profile import Profile as Profile
     from lorapack.trace.trace import Trace as Trace
+    from lorapack.twin.result import Result as Result
+    from lorapack.twin.run import simulate as simulate
+    from lorapack.twin.run import simulate_many as simulate_many
+    from lorapack.twin.scenario import Scenario as Scenario
 
 _HOMES = {
     "Adapter": "lorapack.fleet.adapter",
@@ -23,7 +28,12 @@ _HOMES = {
     "Infeasible": "lorapack.errors",
     "InputError": "lorapack.errors",
     "LorapackError": "lorapack.errors",
+    "Profile": "lorapack.profile.profile",
+    "Result": "lorapack.twin.result",
+    "Scenario": "lorapack.twin.scenario",
     "Trace": "lorapack.trace.trace",
+    "simulate": "lorapack.twin.run",
+    "simulate_many": "lorapack.twin.run",
 }
 """Public name -> the module it lives in."""
 

@@ -1,0 +1,173 @@
+"""The private native module: what `rust/bindings` exports. Only the twin's own rooms import it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+@final
+class Arrivals:
+    """How an adapter's requests arrive; rates in requests per second."""
+
+    @staticmethod
+    def none() -> Arrivals: ...
+    @staticmethod
+    def poisson(rate_rps: float) -> Arrivals: ...
+    @staticmethod
+    def gamma(rate_rps: float, cv: float) -> Arrivals: ...
+    @staticmethod
+    def weibull(rate_rps: float, cv: float) -> Arrivals: ...
+    @staticmethod
+    def on_off(rate_rps: float, on_s: float, off_s: float) -> Arrivals: ...
+    @staticmethod
+    def diurnal(rate_rps: float, amplitude: float, period_s: float, phase: float) -> Arrivals: ...
+    @staticmethod
+    def piecewise(starts_s: Sequence[float], rates_rps: Sequence[float]) -> Arrivals: ...
+
+@final
+class LengthShape:
+    """A joint distribution of prompt and output tokens."""
+
+    @staticmethod
+    def constant(prompt_tokens: int, output_tokens: int) -> LengthShape: ...
+    @staticmethod
+    def lognormal(
+        prompt_mean: float,
+        prompt_sigma: float,
+        output_mean: float,
+        output_sigma: float,
+        correlation: float,
+    ) -> LengthShape: ...
+    @staticmethod
+    def pairs(
+        prompt_tokens: NDArray[np.float32], output_tokens: NDArray[np.float32]
+    ) -> LengthShape: ...
+
+@final
+class Adapter:
+    """One adapter, or the base model."""
+
+    def __new__(
+        cls,
+        *,
+        key: int,
+        is_base: bool,
+        arrivals: Arrivals,
+        length_shape: int,
+        prompt_scale: float,
+        output_scale: float,
+        gpu_load_ps: int,
+        disk_load_ps: int,
+    ) -> Adapter: ...
+
+@final
+class Trace:
+    """Recorded requests: columns of equal length, ascending in time."""
+
+    def __new__(
+        cls,
+        *,
+        arrival_ps: NDArray[np.uint64],
+        adapter: NDArray[np.uint32],
+        prompt_tokens: NDArray[np.uint32],
+        output_tokens: NDArray[np.uint32],
+    ) -> Trace: ...
+
+@final
+class EngineSettings:
+    """The engine's own settings."""
+
+    def __new__(
+        cls,
+        *,
+        rule_set: str,
+        block_size: int,
+        num_blocks: int,
+        max_loras: int,
+        max_cpu_loras: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        long_prefill_token_threshold: int,
+    ) -> EngineSettings: ...
+
+@final
+class StepTime:
+    """Prices of a step, picoseconds; tables by batched tokens."""
+
+    def __new__(
+        cls,
+        *,
+        base_ps: NDArray[np.uint64],
+        distinct_adapter_ps: NDArray[np.uint64],
+        request_ps: int,
+        context_token_ps: int,
+        attention_pair_ps: int,
+        skipped_ps: int,
+        waiting_ps: int,
+        arrival_ps: int,
+    ) -> StepTime: ...
+
+@final
+class FrontEnd:
+    """What stands between the client and the engine."""
+
+    def __new__(
+        cls,
+        *,
+        request_ps: int,
+        first_use_ps: int,
+        first_token_fixed_ps: int,
+        first_token_request_ps: int,
+        first_token_step_ppm: int,
+        merged_ppm: NDArray[np.uint32],
+    ) -> FrontEnd: ...
+
+@final
+class Scenario:
+    """Everything a run depends on."""
+
+    def __new__(
+        cls,
+        *,
+        adapters: Sequence[Adapter],
+        length_shapes: Sequence[LengthShape],
+        trace: Trace | None,
+        engine: EngineSettings,
+        step_time: StepTime,
+        front_end: FrontEnd,
+        duration_ps: int | None,
+        warmup_ps: int,
+        judge_until_ps: int,
+        seed: int,
+        max_in_flight: int | None,
+        warm: bool,
+    ) -> Scenario: ...
+
+@final
+class Table:
+    """Columns of equal length, read through the Arrow PyCapsule interface without a copy."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+    def __len__(self) -> int: ...
+
+@final
+class Outcome:
+    """All that a run yields."""
+
+    def summary(self) -> dict[str, Any]: ...
+    @property
+    def adapters(self) -> Table: ...
+    @property
+    def requests(self) -> Table | None: ...
+    @property
+    def steps(self) -> Table | None: ...
+
+def simulate(scenario: Scenario, *, requests: bool = False, steps: bool = False) -> Outcome: ...
+def simulate_many(
+    scenarios: Sequence[Scenario],
+    *,
+    threads: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Outcome]: ...
