@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,11 +141,9 @@ def _with_median(marginal: Marginal) -> Marginal:
 
 @functools.lru_cache(maxsize=64)
 def _sample(lengths: Lengths, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    from scipy.special import ndtri  # slow to import, and only a run needs it
-
     index = np.arange(1, n + 1)
-    first = ndtri((0.5 + index / PLASTIC_NUMBER) % 1.0)
-    second = ndtri((0.5 + index / PLASTIC_NUMBER**2) % 1.0)
+    first = _normal((0.5 + index / PLASTIC_NUMBER) % 1.0)
+    second = _normal((0.5 + index / PLASTIC_NUMBER**2) % 1.0)
     joined = lengths.correlation * first + np.sqrt(1 - lengths.correlation**2) * second
     prompt = lengths.prompt.quantile(_ranks(first))
     output = lengths.output.quantile(_ranks(joined))
@@ -153,6 +152,12 @@ def _sample(lengths: Lengths, n: int) -> tuple[NDArray[np.float32], NDArray[np.f
         _stretched(prompt, lengths.prompt.mean_tokens),
         _stretched(output, lengths.output.mean_tokens),
     )
+
+
+def _normal(shares: Floats) -> Floats:
+    """The standard normal's quantiles; the standard library's, which needs no slow import."""
+    quantile = NormalDist().inv_cdf
+    return np.array([quantile(share) for share in shares.tolist()])
 
 
 def _ranks(values: Floats) -> Floats:

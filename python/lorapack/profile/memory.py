@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from lorapack.fleet.adapter import MAX_LORA_RANKS
 from lorapack.profile import tensors
 from lorapack.profile.model_shape import KV_CACHE_DTYPES, ModelShape
 from lorapack.profile.section import number
@@ -36,9 +37,6 @@ GIB = 2**30
 CUDA_OUT_OF_MEMORY = "cuda_out_of_memory"
 NO_CACHE_BLOCKS = "no_cache_blocks"
 MAX_MODEL_LEN = "max_model_len"
-
-MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that the engine takes for `max_lora_rank`."""
 
 SHORTEST_MODEL_LEN = 1024
 """A `max_model_len` below this is no mend: hardly a request would fit."""
