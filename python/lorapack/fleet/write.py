@@ -83,8 +83,15 @@ def _cells(fleet: Fleet, columns: list[Column]) -> list[list[object]]:
     return [[getattr(adapter, column.name) for adapter in fleet] for column in columns]
 
 
-def _rows(fleet: Fleet) -> list[dict[str, object]]:
-    """Rows without the cells that say nothing (TOML has no null)."""
+def rows_of(fleet: Fleet) -> list[dict[str, object]]:
+    """A fleet as JSON and TOML hold it: rows without the cells that say nothing.
+
+    Args:
+        fleet: Any.
+
+    Returns:
+        One mapping an adapter (TOML has no null, so blanks are left out).
+    """
     names = telling_columns(fleet)
     return [
         {c.name: getattr(a, c.name) for c in names if getattr(a, c.name) is not None} for a in fleet
@@ -97,7 +104,7 @@ def _csv(fleet: Fleet) -> bytes:
 
 def _json(fleet: Fleet) -> bytes:
     head = json.dumps(dict(fleet.provenance), ensure_ascii=False)
-    rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in _rows(fleet))
+    rows = ",\n".join(f"    {json.dumps(row, ensure_ascii=False)}" for row in rows_of(fleet))
     return f'{{\n  "provenance": {head},\n  "adapters": [\n{rows}\n  ]\n}}\n'.encode()
 
 
@@ -105,7 +112,7 @@ def _toml(fleet: Fleet) -> bytes:
     import tomli_w
 
     content = {"provenance": dict(fleet.provenance)} if fleet.provenance else {}
-    return tomli_w.dumps({**content, "adapter": _rows(fleet)}).encode()
+    return tomli_w.dumps({**content, "adapter": rows_of(fleet)}).encode()
 
 
 def _parquet(fleet: Fleet) -> bytes:

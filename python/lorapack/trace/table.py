@@ -69,7 +69,8 @@ class Table:
         Raises:
             InputError: A cell is no finite number; the first is named.
         """
-        cells: pl.Series = self.frame[name]
+        cells = self.frame[name]
+        numbers: pl.Series
         if cells.dtype == pl.String:
             # Polars takes "inf" and "nan"; the pattern does not.
             found = cells.str.contains(_NUMBER)
@@ -99,7 +100,8 @@ class Table:
         numbers = self.numbers(name)
         wrong = (numbers < at_least) | (numbers != numbers.floor()) | (numbers > 2**31)
         self.refuse(name, wrong, f"give a whole number of tokens, {at_least} or more")
-        return numbers.cast(pl.Int64)
+        whole: pl.Series = numbers.cast(pl.Int64)
+        return whole
 
     def seconds(self, name: str) -> pl.Series:
         """A column of times, as seconds: numbers are seconds already, dates count from 1970.
@@ -113,7 +115,7 @@ class Table:
         Raises:
             InputError: A cell is neither.
         """
-        cells: pl.Series = self.frame[name]
+        cells = self.frame[name]
         dated = cells.dtype.is_temporal() or (
             cells.dtype == pl.String and len(cells) > 0 and str(cells[0] or "").strip()[4:5] == "-"
         )
@@ -131,7 +133,7 @@ class Table:
         Raises:
             InputError: A cell is no such date.
         """
-        cells: pl.Series = self.frame[name]
+        cells = self.frame[name]
         if cells.dtype.is_temporal():
             times = cells.cast(pl.Datetime("ns"))
         else:
@@ -147,7 +149,8 @@ class Table:
             times = plain
         self.refuse(name, times.is_null(), "give a date such as 2023-11-16 18:15:46.680")
         nanoseconds = times.cast(pl.Int64)
-        return (nanoseconds - nanoseconds.min()) / 1e9
+        since_first: pl.Series = (nanoseconds - nanoseconds.min()) / 1e9
+        return since_first
 
     def texts(self, name: str) -> pl.Series:
         """A column as text, blanks as null.
@@ -158,8 +161,9 @@ class Table:
         Returns:
             String.
         """
-        cells: pl.Series = self.frame[name]
-        return cells.cast(pl.String).str.strip_chars().replace("", None)
+        cells = self.frame[name]
+        text: pl.Series = cells.cast(pl.String).str.strip_chars().replace("", None)
+        return text
 
     def refuse(self, name: str, wrong: pl.Series, mend: str) -> None:
         """Raises for the first row that is wrong.
