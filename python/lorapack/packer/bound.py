@@ -1,0 +1,200 @@
+"""The fewest GPUs any plan could use: a true bound from step prices, lengths and memory.
+
+A GPU's engine runs one step at a time, so in a second it spends at most one second on steps. A step
+of M tokens whose decodes read `ctx` tokens of KV costs at least
+
+    base(M) + request x requests + context_token x ctx          (tables with the fewest slots)
+
+however the engine spreads the work over steps. For a slope b, base(M) >= a(b) + b M with
+a(b) = min over M of base(M) - b M, a supporting line. A step's context fits in the KV capacity K,
+so the steps number at least context / K. Summed over the steps that serve one request of p prompt
+and o output tokens, the engine-seconds it costs are at least
+
+    c = b (p + o - 1) + request o + (context_token + a(b) / K) C,    C = (o - 1) (p + (o - 2) / 2)
+
+A plan need not serve everything: a GPU may leave a share d = 1 - min_served of its tokens. By
+weak duality, for any price per token m, what remains costs at least E[min(c, m t)] - m d E[t] a
+request (t = p + o). Any pair (b, m) gives a true bound, sum of rate x that, and the best pair is
+taken. Rank raises a(b) and lowers K: an adapter is charged at its own rank, since its GPU's rank is
+no smaller. Distinct adapters, idle slots, queues and starvation of single adapters are left out, so
+the bound is true, and loose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorapack.fleet.adapter import MAX_LORA_RANKS
+from lorapack.packer.evaluate import max_lora_rank_for
+from lorapack.packer.problem import serves
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from lorapack.fleet.adapter import Adapter
+    from lorapack.packer.evaluate import Evaluator
+    from lorapack.packer.problem import Problem
+    from lorapack.profile.profile import Profile
+
+    Floats = NDArray[np.float64]
+
+N_SLOPES = 32
+"""Slopes b tried, evenly from none to the dearest rank's cheapest token."""
+
+TOKEN_PRICES = tuple(0.5 * 1.4**i for i in range(12))
+"""Prices per token m tried, as multiples of what the profile's own lengths cost a token."""
+
+N_PAIRS = 512
+"""Rows of the sample of lengths over which expectations are taken."""
+
+SECONDS_PER_PICOSECOND = 1e-12
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The supporting lines of one profile at one rank.
+
+    Attributes:
+        slopes_s: b, seconds a token; never above this rank's cheapest token.
+        step_s_per_token: a(b) / K + context_token, seconds per context token read.
+        request_s: Seconds a request and step.
+    """
+
+    slopes_s: Floats
+    context_token_s: Floats
+    request_s: float
+
+    def costs_s(self, prompt: Floats, output: Floats) -> Floats:
+        """Engine-seconds c of requests: one row a slope, one column a request."""
+        context = (output - 1) * (prompt + (output - 2) / 2)
+        return (
+            np.outer(self.slopes_s, prompt + output - 1)
+            + np.outer(self.context_token_s, context)
+            + self.request_s * output
+        )
+
+
+def true_bound(problem: Problem, evaluator: Evaluator) -> float:
+    """A number of GPUs that no plan goes below, as a float.
+
+    Where several kinds of GPU serve an adapter, it is charged at the cheapest of them.
+    """
+    bound = 0.0
+    for group in _groups(problem):
+        rates = np.array([adapter.rate_rps for adapter in group])
+        prices = [
+            request_prices_s(kind.profile, group, evaluator, problem.slo.min_served)
+            for kind in problem.kinds_for(group[0])
+        ]
+        best = [price[int(np.argmax(price @ rates))] for price in prices]
+        bound += max(0.0, float(np.min(best, axis=0) @ rates))
+    return bound
+
+
+def request_prices_s(
+    profile: Profile, adapters: Sequence[Adapter], evaluator: Evaluator, min_served: float
+) -> Floats:
+    """Least engine-seconds a request of each adapter costs, unserved share taken off.
+
+    Returns:
+        One row a pair (b, m), one column an adapter: every row is a valid list of prices.
+        Infinite for an adapter whose rank no engine of this profile starts with.
+    """
+    columns: dict[tuple[object, ...], Floats] = {}
+    keys = [_law(adapter) for adapter in adapters]
+    scale = _token_price_scale_s(profile, evaluator)
+    for key, adapter in zip(keys, adapters, strict=True):
+        if key not in columns:
+            columns[key] = _prices_of_law(profile, adapter, evaluator, min_served, scale)
+    return np.stack([columns[key] for key in keys], axis=1)
+
+
+def _prices_of_law(
+    profile: Profile, adapter: Adapter, evaluator: Evaluator, min_served: float, scale_s: Floats
+) -> Floats:
+    rank = 0 if adapter.is_base else max_lora_rank_for([adapter])
+    lines = supporting_lines(profile, rank, evaluator)
+    if lines is None:
+        return np.full(N_SLOPES * len(TOKEN_PRICES), np.inf)
+    prompt, output = lengths_of(profile, adapter)
+    costs = lines.costs_s(prompt, output)
+    tokens = prompt + output
+    rows = []
+    for multiple in TOKEN_PRICES:
+        price = multiple * scale_s
+        kept = np.minimum(costs, np.outer(price, tokens)).mean(axis=1)
+        rows.append(kept - price * (1.0 - min_served) * tokens.mean())
+    return np.concatenate(rows)
+
+
+def supporting_lines(profile: Profile, rank: int, evaluator: Evaluator) -> Lines | None:
+    """The lines at a rank (0: LoRA off), with one slot; None if no engine starts with that."""
+    max_loras = 1 if rank else 0
+    capacity = evaluator.kv_cache_tokens(profile, max_loras, rank or MAX_LORA_RANKS[0])
+    if not capacity:
+        return None
+    budget = profile.engine.max_num_batched_tokens
+    tokens = np.arange(1, budget + 1, dtype=np.float64)
+    tables = profile.step_time.tables(max_loras, rank or MAX_LORA_RANKS[0], budget)
+    base = tables.base[1:] * SECONDS_PER_PICOSECOND
+    dearest = profile.step_time.tables(1, MAX_LORA_RANKS[-1], budget).base[1:]
+    # One grid of slopes for all ranks, each cut where its intercept would be negative: so a GPU of
+    # a larger rank pays no less in slope and in intercept, and charging each adapter at its own
+    # rank stays true.
+    grid = np.linspace(0.0, (dearest / tokens).min() * SECONDS_PER_PICOSECOND, N_SLOPES)
+    slopes = np.minimum(grid, (base / tokens).min())
+    intercepts = (base[None, :] - np.outer(slopes, tokens)).min(axis=1).clip(min=0.0)
+    return Lines(
+        slopes,
+        intercepts / capacity + tables.context_token_ps * SECONDS_PER_PICOSECOND,
+        tables.request_ps * SECONDS_PER_PICOSECOND,
+    )
+
+
+def lengths_of(profile: Profile, adapter: Adapter) -> tuple[Floats, Floats]:
+    """A sample of the adapter's lengths, tokens: the profile's shape at its means, cut alike.
+
+    An adapter with a law of its own is taken at its means: less context than it reads, so the
+    bound stays true.
+    """
+    longest = float(profile.engine.max_model_len)
+    own = profile.lengths
+    if adapter.lengths == "profile":
+        prompt, output = (column.astype(np.float64) for column in own.pairs(N_PAIRS))
+        if adapter.prompt_tokens is not None:
+            prompt = prompt * (adapter.prompt_tokens / own.prompt.mean_tokens)
+        if adapter.output_tokens is not None:
+            output = output * (adapter.output_tokens / own.output.mean_tokens)
+    else:
+        prompt = np.array([adapter.prompt_tokens], dtype=np.float64)
+        output = np.array([adapter.output_tokens], dtype=np.float64)
+    prompt = np.clip(prompt, 1.0, longest - 1.0)
+    return prompt, np.clip(output, 1.0, longest - prompt)
+
+
+def _token_price_scale_s(profile: Profile, evaluator: Evaluator) -> Floats:
+    """What a token of the profile's own lengths costs, by slope, seconds: the unit of m."""
+    lines = supporting_lines(profile, 0, evaluator)
+    assert lines is not None, "a profile's engine starts without adapters"
+    prompt, output = (column.astype(np.float64) for column in profile.lengths.pairs(N_PAIRS))
+    mean: Floats = lines.costs_s(prompt, output).mean(axis=1) / (prompt + output).mean()
+    return mean
+
+
+def _law(adapter: Adapter) -> tuple[object, ...]:
+    rank = 0 if adapter.is_base else max_lora_rank_for([adapter])
+    return (rank, adapter.lengths, adapter.prompt_tokens, adapter.output_tokens)
+
+
+def _groups(problem: Problem) -> list[list[Adapter]]:
+    """The fleet in groups that the same kinds of GPU serve."""
+    groups: dict[tuple[bool, ...], list[Adapter]] = {}
+    for adapter in problem.fleet:
+        served = tuple(serves(kind, adapter) for kind in problem.pool)
+        groups.setdefault(served, []).append(adapter)
+    return list(groups.values())

@@ -1,0 +1,243 @@
+"""`greedy`, the default: each GPU filled to its limit, then the load spread evenly.
+
+Items are taken by rank, then rate, both descending, so that GPUs are near to rank classes of their
+own (rank sets the price of every slot) and the order of sizes is the one bin packing likes. A GPU
+takes the longest start of the list that holds with some number of slots, found by galloping and
+bisection from a guess: sizes are nearly additive, so the work that filled the last GPU fills this
+one. Every trial is made at rates a few per cent higher, or a third of GPUs filled to their limit
+fail on another seed. When the count is known, the slack of the last GPU is shared out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorapack.errors import Infeasible
+from lorapack.packer.bound import request_prices_s
+from lorapack.packer.evaluate import SlotRule, SlotSearch, slot_rules
+from lorapack.packer.fill import PrefixFill
+from lorapack.packer.placement import GpuPlacement, Item, compatible, item_order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lorapack.packer.evaluate import Evaluator
+    from lorapack.packer.problem import GpuKind
+    from lorapack.twin.service_level import ServiceLevel
+
+SEED_MARGIN = 0.03
+"""Trials while placing are made at rates this much higher."""
+
+FIRST_GUESS = 0.55
+"""Work at which the first GPU is looked at first: bounds are about this loose."""
+
+FULL = 0.985
+"""Sharing out slack is not tried when GPUs are fuller than this on average."""
+
+
+@dataclass
+class Greedy:
+    """Packs items on GPUs of given kinds.
+
+    Attributes:
+        kinds: GPUs to choose from.
+        evaluator: Judges trials.
+        slo: What they are judged by.
+        margin: Trials are made at rates this much higher.
+        exempt: Whether the items are exempt clients.
+        advance: Told how many items were just placed.
+    """
+
+    kinds: Sequence[GpuKind]
+    evaluator: Evaluator
+    slo: ServiceLevel
+    margin: float = SEED_MARGIN
+    exempt: bool = False
+    advance: Callable[[int], None] = lambda _: None
+    _work_held: dict[str, float] = field(default_factory=dict)
+    _rules: dict[str, list[SlotRule]] = field(default_factory=dict)
+
+    def place(self, items: Sequence[Item], max_gpus: int | None = None) -> list[GpuPlacement]:
+        """All items on as few GPUs as this method finds.
+
+        Args:
+            items: In any order; the result does not depend on it.
+            max_gpus: Stop when more would be needed.
+
+        Raises:
+            Infeasible: An item holds on no GPU, or the GPUs do not suffice.
+        """
+        full = self.fill(sorted(items, key=item_order), max_gpus)
+        return self.level(full) or full
+
+    def fill(self, items: list[Item], max_gpus: int | None = None) -> list[GpuPlacement]:
+        """GPU after GPU, each to its limit."""
+        left = list(items)
+        gpus: list[GpuPlacement] = []
+        for label in _pins(left):
+            gpu = self._fill_one(label, left, gpus)
+            gpus.append(gpu)
+            left = _without(left, gpu.items)
+        while left:
+            if max_gpus is not None and len(gpus) >= max_gpus:
+                raise _too_few(max_gpus, len(left), len(items))
+            gpu = self._fill_one(None, left, gpus)
+            gpus.append(gpu)
+            left = _without(left, gpu.items)
+            self.advance(len(gpu.items))
+        return gpus
+
+    def level(self, gpus: list[GpuPlacement]) -> list[GpuPlacement] | None:
+        """The same items on as many GPUs, evenly filled; None if that does not hold.
+
+        Only where all GPUs are of one kind and nothing pins: others keep their filling.
+        """
+        plain = all(gpu.label is None and gpu.kind is gpus[0].kind for gpu in gpus)
+        if len(gpus) < 2 or not plain:
+            return self._best_slots(gpus)
+        sizes = self._sizes(gpus)
+        target = sum(map(sum, sizes)) / len(gpus)
+        if target > FULL:
+            return None
+        items = [item for gpu in gpus for item in gpu.items]
+        cut = _cut_evenly(items, [size for own in sizes for size in own], len(gpus))
+        if cut is None:
+            return None
+        return self._best_slots([gpus[0].with_items(part) for part in cut])
+
+    def _best_slots(self, gpus: Sequence[GpuPlacement]) -> list[GpuPlacement] | None:
+        settled = []
+        for gpu in gpus:
+            verdict = self._search(gpu.kind).best(gpu.loads)
+            if verdict is None:
+                return None
+            settled.append(gpu.with_items(gpu.items, verdict.trial.max_loras))
+        return settled
+
+    def _fill_one(
+        self, label: str | None, left: Sequence[Item], gpus: Sequence[GpuPlacement]
+    ) -> GpuPlacement:
+        fixed = [item for item in left if label is not None and item.load.pin == label]
+        free = compatible(fixed, [item for item in left if item.load.pin is None])
+        filled = [
+            (gpu, self._value(gpu))
+            for kind in self._kinds_left(gpus)
+            if (gpu := self._fill_kind(kind, label, fixed, free)) is not None
+        ]
+        if not filled:
+            raise _holds_nowhere((fixed or free)[0], label)
+        return max(filled, key=lambda pair: pair[1])[0]
+
+    def _fill_kind(
+        self, kind: GpuKind, label: str | None, fixed: Sequence[Item], free: Sequence[Item]
+    ) -> GpuPlacement | None:
+        items = (*fixed, *free)
+        work = self._work(kind, items)
+        totals = list(accumulate(work))
+        aim = self._work_held.get(kind.profile.name, FIRST_GUESS)
+        guess = max(int(np.searchsorted(totals, aim)), len(fixed), 1)
+        loads = tuple(item.load for item in items)
+        fill = PrefixFill(loads, self._search(kind), least=max(1, len(fixed)))
+        verdict = fill.longest(guess)
+        if verdict is None:
+            return None
+        if fill.held < len(items):
+            self._work_held[kind.profile.name] = totals[fill.held - 1]
+        chosen = sorted(items[: fill.held], key=item_order)
+        return GpuPlacement(
+            kind, tuple(chosen), verdict.trial.max_loras, exempt=self.exempt, label=label
+        )
+
+    def _value(self, gpu: GpuPlacement) -> float:
+        """Work held for its price, the measure by which kinds compete."""
+        work = sum(self._work(self.kinds[0], gpu.items))
+        return work / (gpu.kind.price_per_hour or 1.0)
+
+    def _kinds_left(self, gpus: Sequence[GpuPlacement]) -> list[GpuKind]:
+        """The kinds of which one is left."""
+        return [
+            kind
+            for kind in self.kinds
+            if kind.count is None or sum(gpu.kind is kind for gpu in gpus) < kind.count
+        ]
+
+    def _work(self, kind: GpuKind, items: Sequence[Item]) -> list[float]:
+        """Engine-seconds a second that each item asks for at least: the shape of its size."""
+        loads = [item.load for item in items]
+        rates = np.array([load.rate_rps for load in loads])
+        prices = request_prices_s(kind.profile, loads, self.evaluator, self.slo.min_served)
+        work = (prices * rates)[int(np.argmax(prices @ rates))]
+        return [float(size) for size in work]
+
+    def _sizes(self, gpus: Sequence[GpuPlacement]) -> list[list[float]]:
+        """Sizes such that every filled GPU sums to one; the last is measured by the one before."""
+        sizes = []
+        held = 0.0
+        for index, gpu in enumerate(gpus):
+            work = self._work(gpu.kind, gpu.items)
+            if index < len(gpus) - 1:
+                held = sum(work)
+            sizes.append([size / held for size in work])
+        return sizes
+
+    def _search(self, kind: GpuKind) -> SlotSearch:
+        rules = self._rules.setdefault(kind.profile.name, list(slot_rules(self.slo)))
+        return SlotSearch(self.evaluator, kind.profile, rules, 1.0 + self.margin)
+
+
+def _cut_evenly(
+    items: Sequence[Item], sizes: Sequence[float], n_gpus: int
+) -> list[list[Item]] | None:
+    """The ordered list cut in `n_gpus` runs of about equal size; None where rules forbid it."""
+    target = sum(sizes) / n_gpus
+    parts: list[list[Item]] = [[] for _ in range(n_gpus)]
+    total = 0.0
+    for item, size in zip(items, sizes, strict=True):
+        index = min(int((total + size / 2) / target), n_gpus - 1)
+        parts[index].append(item)
+        total += size
+    if not all(parts) or any(len(compatible([], part)) < len(part) for part in parts):
+        return None
+    return parts
+
+
+def _pins(items: Sequence[Item]) -> list[str]:
+    return sorted({item.load.pin for item in items if item.load.pin is not None})
+
+
+def _without(items: Sequence[Item], placed: Sequence[Item]) -> list[Item]:
+    """What is left of `items`; equal replicas count one by one."""
+    gone: dict[Item, int] = {}
+    for item in placed:
+        gone[item] = gone.get(item, 0) + 1
+    left = []
+    for item in items:
+        if gone.get(item, 0):
+            gone[item] -= 1
+        else:
+            left.append(item)
+    return left
+
+
+def _holds_nowhere(item: Item, label: str | None) -> Infeasible:
+    if label is not None:
+        return Infeasible(
+            f"the adapters pinned to {label} do not hold together on one GPU",
+            "pin fewer of them there",
+        )
+    return Infeasible(
+        f"adapter {item.name} holds on no GPU that is left in the pool",
+        "raise the pool's counts, or relax the service level",
+    )
+
+
+def _too_few(n_gpus: int, n_left: int, n_items: int) -> Infeasible:
+    placed = n_items - n_left
+    return Infeasible(
+        f"{n_gpus} GPUs do not suffice: {n_left} of {n_items} adapters are left over",
+        f"{n_gpus} GPUs hold the first {placed} in packing order",
+    )

@@ -1,0 +1,129 @@
+"""Who goes where: items (adapters, or shares of one) on GPUs with slots. What a method decides.
+
+A placement says nothing of whether it holds; `verify` does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lorapack.packer.evaluate import max_lora_rank_for
+from lorapack.packer.problem import packing_order
+from lorapack.twin.trial import Trial, n_adapters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lorapack.fleet.adapter import Adapter
+    from lorapack.packer.problem import GpuKind
+
+
+@dataclass(frozen=True)
+class Item:
+    """An adapter, or the share of its requests that one replica takes.
+
+    Attributes:
+        load: The adapter as the GPU sees it: its rate times the share, its burstiness thinned.
+        share: Of the adapter's requests, over 0 and up to 1.
+    """
+
+    load: Adapter
+    share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The adapter's name; replicas of one adapter have the same."""
+        return self.load.adapter
+
+
+@dataclass(frozen=True)
+class GpuPlacement:
+    """One GPU: its kind, what it holds, its slots.
+
+    Attributes:
+        kind: Which GPU of the pool.
+        items: What it holds, in packing order.
+        max_loras: LoRA slots; 0 switches LoRA off.
+        exempt: Whether it holds exempt clients (and only those), judged as `batch`.
+        label: The name pins refer to, if any does.
+    """
+
+    kind: GpuKind
+    items: tuple[Item, ...]
+    max_loras: int
+    exempt: bool = False
+    label: str | None = None
+
+    @property
+    def max_lora_rank(self) -> int:
+        """The rank its slots are made for."""
+        return max_lora_rank_for([item.load for item in self.items])
+
+    @property
+    def loads(self) -> tuple[Adapter, ...]:
+        """Its adapters as it sees them."""
+        return tuple(item.load for item in self.items)
+
+    def trial(self, rate_factor: float = 1.0) -> Trial:
+        """The question whether it holds."""
+        return Trial(self.kind.profile, self.loads, self.max_loras, self.max_lora_rank, rate_factor)
+
+    def with_items(self, items: Iterable[Item], max_loras: int | None = None) -> GpuPlacement:
+        """The same GPU with other items, in packing order; slots no more than adapters."""
+        ordered = tuple(sorted(items, key=item_order))
+        slots = self.max_loras if max_loras is None else max_loras
+        n = n_adapters(item.load for item in ordered)
+        return replace(self, items=ordered, max_loras=min(max(slots, min(n, 1)), n))
+
+
+Placement = tuple[GpuPlacement, ...]
+"""All the GPUs of a plan."""
+
+
+def whole(adapters: Iterable[Adapter]) -> list[Item]:
+    """Adapters as items that are not split, in packing order."""
+    return sorted((Item(adapter) for adapter in adapters), key=item_order)
+
+
+def replicas(adapter: Adapter, n: int) -> list[Item]:
+    """An adapter split into `n` equal shares.
+
+    A router deals requests at random, so each replica's gaps are sums of geometrically many of the
+    adapter's own: their variance coefficient falls to share x cv^2 + (1 - share), towards Poisson.
+    """
+    share = 1.0 / n
+    cv = math.sqrt(share * adapter.cv**2 + (1.0 - share))
+    load = replace(adapter, rate_rps=adapter.rate_rps * share, cv=cv)
+    return [Item(load, share)] * n
+
+
+def item_order(item: Item) -> tuple[int, float, str]:
+    """The packing order of adapters, by the load of the item."""
+    return packing_order(item.load)
+
+
+def apart(item: Item) -> tuple[str, ...]:
+    """Names of the groups of which no two members may share a GPU: its own replicas, its group."""
+    group = item.load.keep_apart
+    own = () if item.share == 1.0 else (f"replica of {item.name}",)
+    return own if group is None else (*own, f"group {group}")
+
+
+def compatible(base: Sequence[Item], items: Sequence[Item]) -> list[Item]:
+    """Of `items`, in order, those that may join `base` and each other."""
+    taken = {group for item in base for group in apart(item)}
+    chosen = []
+    for item in items:
+        groups = apart(item)
+        if not taken.intersection(groups):
+            taken.update(groups)
+            chosen.append(item)
+    return chosen
+
+
+def may_join(gpu: GpuPlacement, item: Item) -> bool:
+    """Whether an item may be put on a GPU, pins and groups considered."""
+    pinned = item.load.pin is None or item.load.pin == gpu.label
+    return pinned and bool(compatible(gpu.items, [item]))

@@ -1,0 +1,184 @@
+"""Adapters that need more than a place: too hot for one GPU, or breaking the level by their clumps.
+
+A client hotter than a GPU is split into the fewest equal shares that each hold alone. One whose
+rate would fit, were its requests evenly spread, but whose own clumps break the level even alone on
+a GPU, is exempt: it goes on GPUs with exempt clients only, held to `batch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorapack.errors import Infeasible
+from lorapack.packer.bound import request_prices_s
+from lorapack.packer.evaluate import max_lora_rank_for
+from lorapack.packer.placement import Item, replicas
+from lorapack.twin.trial import Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lorapack.fleet.adapter import Adapter
+    from lorapack.packer.evaluate import Evaluator
+    from lorapack.packer.problem import Problem
+    from lorapack.twin.trial import Verdict
+
+HOT_WORK = 0.4
+"""An adapter that keeps a GPU busier than this, by the bound's count, is tried alone."""
+
+CLUMPED_CV = 1.5
+"""An adapter whose gaps vary more than this is tried alone."""
+
+MAX_REPLICAS = 64
+"""No adapter is split further: past it, the level itself cannot be kept."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The fleet as items.
+
+    Attributes:
+        items: To be placed under the service level.
+        exempt: To be placed apart, under `batch`.
+    """
+
+    items: tuple[Item, ...]
+    exempt: tuple[Item, ...]
+
+
+def split(
+    problem: Problem, evaluator: Evaluator, batch: Evaluator, rate_factor: float = 1.0
+) -> Split:
+    """Turns adapters into items; tries alone those that might not fit a GPU whole.
+
+    Args:
+        problem: The fleet and the pool.
+        evaluator: Judges by the problem's service level.
+        batch: Judges by `batch`.
+        rate_factor: Margin on rates, as in placement.
+
+    Raises:
+        Infeasible: An adapter's rank starts on no GPU, the level cannot be kept for it at any rate,
+            or its clumps break the level and the problem is strict.
+    """
+    trier = _Alone(problem, evaluator, batch, rate_factor)
+    suspects = trier.suspects()
+    verdicts = trier.verdicts(suspects, evaluator)
+    items: list[Item] = []
+    exempt: list[Item] = []
+    for adapter in problem.fleet:
+        verdict = verdicts.get(adapter.adapter)
+        if verdict is None or verdict.holds:
+            items.append(Item(adapter))
+        else:
+            own, apart = trier.divide(adapter, verdict)
+            items += own
+            exempt += apart
+    return Split(tuple(items), tuple(exempt))
+
+
+@dataclass
+class _Alone:
+    problem: Problem
+    evaluator: Evaluator
+    batch: Evaluator
+    rate_factor: float
+
+    def suspects(self) -> list[Adapter]:
+        """Whoever might not hold alone: the hot, the clumped, and the first of every rank."""
+        fleet = self.problem.fleet
+        work = self._work(fleet)
+        chosen = []
+        ranks: set[int] = set()
+        for adapter, busy in zip(fleet, work, strict=True):
+            self._check_rank(adapter)
+            if busy > HOT_WORK or adapter.cv > CLUMPED_CV or adapter.rank not in ranks:
+                chosen.append(adapter)
+            ranks.add(adapter.rank)
+        return chosen
+
+    def verdicts(self, adapters: Sequence[Adapter], evaluator: Evaluator) -> dict[str, Verdict]:
+        """Each adapter's verdict alone, on the kind of GPU that serves it best."""
+        trials = [
+            (adapter.adapter, trial) for adapter in adapters for trial in self._trials(adapter)
+        ]
+        found: dict[str, Verdict] = {}
+        for (name, _), verdict in zip(
+            trials, evaluator.judge([trial for _, trial in trials]), strict=True
+        ):
+            if name not in found or (verdict.holds and not found[name].holds):
+                found[name] = verdict
+        return found
+
+    def divide(self, adapter: Adapter, verdict: Verdict) -> tuple[list[Item], list[Item]]:
+        """Shares of an adapter that does not hold alone: ordinary ones, or exempt ones."""
+        n_calm = self._fewest(replace(adapter, cv=min(adapter.cv, 1.0)), self.evaluator, 1)
+        if n_calm is None:
+            raise _hopeless(adapter, verdict)
+        shares = replicas(adapter, n_calm) if n_calm > 1 else [Item(adapter)]
+        if n_calm > 1 and self._holds(shares[0].load, self.evaluator):
+            return shares, []
+        if self.problem.strict:
+            raise Infeasible(
+                f"adapter {adapter.adapter} (cv {adapter.cv:g}) breaks the level alone on a GPU: "
+                + "; ".join(str(violation) for violation in verdict.violations[:2]),
+                "leave out --strict to plan it as exempt, or choose --slo batch",
+            )
+        n = self._fewest(adapter, self.batch, n_calm)
+        if n is None:
+            raise _hopeless(adapter, verdict)
+        return [], replicas(adapter, n) if n > 1 else [Item(adapter)]
+
+    def _fewest(self, adapter: Adapter, evaluator: Evaluator, least: int) -> int | None:
+        n = least
+        while n <= MAX_REPLICAS:
+            load = replicas(adapter, n)[0].load if n > 1 else adapter
+            if self._holds(load, evaluator):
+                return n
+            n += max(1, n // 4)
+        return None
+
+    def _holds(self, load: Adapter, evaluator: Evaluator) -> bool:
+        return self.verdicts([load], evaluator)[load.adapter].holds
+
+    def _trials(self, load: Adapter) -> list[Trial]:
+        rank = max_lora_rank_for([load])
+        slots = 0 if load.is_base else 1
+        return [
+            Trial(kind.profile, (load,), slots, rank, self.rate_factor)
+            for kind in self.problem.kinds_for(load)
+        ]
+
+    def _work(self, fleet: Sequence[Adapter]) -> list[float]:
+        rates = np.array([adapter.rate_rps for adapter in fleet])
+        busiest = np.zeros(len(fleet))
+        for kind in self.problem.pool:
+            prices = request_prices_s(
+                kind.profile, fleet, self.evaluator, self.problem.slo.min_served
+            )
+            busiest = np.maximum(busiest, (prices * rates).max(axis=0))
+        return [float(work) for work in busiest]
+
+    def _check_rank(self, adapter: Adapter) -> None:
+        rank = max_lora_rank_for([adapter])
+        kinds = self.problem.kinds_for(adapter)
+        if adapter.is_base or any(self.evaluator.slot_limit(k.profile, rank) for k in kinds):
+            return
+        raise Infeasible(
+            f"adapter {adapter.adapter} of rank {adapter.rank}: no GPU of the pool starts with one "
+            f"slot of rank {rank}",
+            "a smaller --max-model-len or a larger GPU; `lorapack memory` shows what is missing",
+        )
+
+
+def _hopeless(adapter: Adapter, verdict: Verdict) -> Infeasible:
+    broken = "; ".join(str(violation) for violation in verdict.violations[:2])
+    return Infeasible(
+        f"adapter {adapter.adapter} breaks the service level alone on a GPU, even split in "
+        f"{MAX_REPLICAS}: {broken or verdict.refusal}",
+        f"ttft_p99_ms {verdict.ttft_p99_ms:.0f} and served {verdict.served_fraction:.3f} are what "
+        "it gets alone",
+    )
