@@ -171,3 +171,76 @@ def simulate_many(
     threads: int,
     progress: Callable[[int], None] | None = None,
 ) -> list[Outcome]: ...
+
+def physics_features() -> list[tuple[str, str, str, bool]]: ...
+@final
+class Work:
+    """What one adapter asks of a GPU."""
+
+    def __new__(
+        cls,
+        *,
+        is_base: bool,
+        rate_rps: float,
+        prompt_tokens: float,
+        output_tokens: float,
+        prompt_output: float,
+        output_square: float,
+        prompt_square: float,
+        gap_cv_square: float,
+        rank: float,
+        gpu_load_s: float,
+        disk_load_s: float,
+    ) -> Work: ...
+
+@final
+class WorkSums:
+    """Exact sums over the adapters on a GPU."""
+
+    def __new__(cls) -> WorkSums: ...
+    def add(self, work: Work) -> None: ...
+    def remove(self, work: Work) -> None: ...
+    def copy(self) -> WorkSums: ...
+    @property
+    def n_adapters(self) -> int: ...
+    def __eq__(self, other: object) -> bool: ...
+    __hash__: None  # type: ignore[assignment]
+
+@final
+class GpuPhysics:
+    """A GPU with its engine: what does not change as adapters come and go."""
+
+    def __new__(
+        cls,
+        *,
+        without_lora_ps: NDArray[np.uint64],
+        one_slot_ps: NDArray[np.uint64],
+        two_slots_ps: NDArray[np.uint64],
+        distinct_adapter_ps: NDArray[np.uint64],
+        request_ps: int,
+        context_token_ps: int,
+        attention_pair_ps: int,
+        skipped_ps: int,
+        waiting_ps: int,
+        arrival_ps: int,
+        front_end_request_s: float,
+        first_use_s: float,
+        first_token_fixed_s: float,
+        first_token_request_s: float,
+        first_token_step: float,
+        merged: NDArray[np.float64],
+        block_size: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+    ) -> GpuPhysics: ...
+    def features(
+        self,
+        sums: WorkSums,
+        max_loras: float,
+        max_lora_rank: float,
+        max_cpu_loras: float,
+        kv_cache_tokens: float,
+        duration_s: float,
+        warm: bool,
+        max_in_flight: float,
+    ) -> NDArray[np.float32]: ...

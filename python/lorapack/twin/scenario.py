@@ -180,6 +180,7 @@ class Scenario:
             raise _wrong("rule_set", self.rule_set, did_you_mean(self.rule_set, RULE_SETS))
         _check_times(self)
         _check_adapters(self)
+        _check_engine(self)
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -338,6 +339,24 @@ def _check_adapters(scenario: Scenario) -> None:
             raise _wrong("max_lora_rank", found, f"give {rounded_up_rank(fleet.largest_rank)}")
 
 
+def _check_engine(scenario: Scenario) -> None:
+    """What the engine demands of its settings, before memory comes into it."""
+    defaults = scenario.profile.engine
+    max_num_seqs = scenario.max_num_seqs or defaults.max_num_seqs
+    max_num_batched_tokens = scenario.max_num_batched_tokens or defaults.max_num_batched_tokens
+    if max_num_batched_tokens < max_num_seqs:
+        mend = f"give at least max_num_seqs = {max_num_seqs}, as the engine demands"
+        raise _wrong("max_num_batched_tokens", max_num_batched_tokens, mend)
+    max_loras, max_cpu_loras = scenario.max_loras or 0, scenario.max_cpu_loras
+    if max_cpu_loras is not None and max_cpu_loras < max(max_loras, 1):
+        mend = f"give at least max_loras = {max(max_loras, 1)}, as the engine demands"
+        raise _wrong("max_cpu_loras", max_cpu_loras, mend)
+    given, block_size = scenario.kv_cache_tokens, _block_size(scenario)
+    if given is not None and given < 2 * block_size:
+        mend = f"give at least {2 * block_size}: the null block and one more of {block_size} tokens"
+        raise _wrong("kv_cache_tokens", given, mend)
+
+
 def rounded_up_rank(rank: int) -> int:
     """The smallest ``max_lora_rank`` that vLLM takes and that holds an adapter of ``rank``.
 
@@ -352,17 +371,7 @@ def _engine(scenario: Scenario) -> Engine:
     defaults = scenario.profile.engine
     n_adapters = sum(not adapter.is_base for adapter in scenario.fleet)
     max_loras = _max_loras(scenario, n_adapters)
-    max_num_seqs = scenario.max_num_seqs or defaults.max_num_seqs
-    max_num_batched_tokens = scenario.max_num_batched_tokens or defaults.max_num_batched_tokens
-    if max_num_batched_tokens < max_num_seqs:
-        mend = f"give at least max_num_seqs = {max_num_seqs}, as the engine demands"
-        raise _wrong("max_num_batched_tokens", max_num_batched_tokens, mend)
     max_cpu_loras = scenario.max_cpu_loras
-    if max_cpu_loras is None:
-        max_cpu_loras = max(n_adapters, max_loras)
-    elif max_cpu_loras < max_loras:
-        mend = f"give at least max_loras = {max_loras}, as the engine demands"
-        raise _wrong("max_cpu_loras", max_cpu_loras, mend)
     kv_cache_tokens, max_model_len = _kv_cache(scenario, max_loras)
     return Engine(
         rule_set=scenario.rule_set or scenario.profile.rule_set,
@@ -370,9 +379,9 @@ def _engine(scenario: Scenario) -> Engine:
         kv_cache_tokens=kv_cache_tokens,
         max_loras=max_loras,
         max_lora_rank=_slot_rank(scenario) if max_loras else 0,
-        max_cpu_loras=max_cpu_loras,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
+        max_cpu_loras=max(n_adapters, max_loras) if max_cpu_loras is None else max_cpu_loras,
+        max_num_seqs=scenario.max_num_seqs or defaults.max_num_seqs,
+        max_num_batched_tokens=scenario.max_num_batched_tokens or defaults.max_num_batched_tokens,
         max_model_len=max_model_len,
         long_prefill_token_threshold=scenario.long_prefill_token_threshold,
         gpu_memory_utilization=scenario.gpu_memory_utilization or defaults.gpu_memory_utilization,
@@ -433,9 +442,6 @@ def _kv_cache(scenario: Scenario, max_loras: int) -> tuple[int, int]:
         return plan.kv_cache_tokens, longest
     block_size = _block_size(scenario)
     usable = (given // block_size - 1) * block_size
-    if usable < block_size:
-        mend = f"give at least {2 * block_size}: the null block and one more of {block_size} tokens"
-        raise _wrong("kv_cache_tokens", given, mend)
     if scenario.max_model_len is None:
         return given, min(longest, usable)
     if longest > usable:
