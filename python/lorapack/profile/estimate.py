@@ -11,7 +11,7 @@ term                                  scaled by
 ``weights_ms``                        bytes of the linear layers and lm_head / bandwidth
 ``token_ms``                          2 operations a linear weight / bf16 rate
 ``context_token_ms``                  query heads x their size x layers / bandwidth, but at least
-                                      KV bytes a token at 0.8 of the peak bandwidth
+                                      KV bytes a token at the peak bandwidth
 ``attention_tflops``                  bf16 rate
 ``adapter_rank_ms``                   LoRA values a unit of rank / bandwidth
 ``lora_token_ms``                     LoRA values a unit of rank / bandwidth
@@ -154,8 +154,8 @@ def _step_time(model: ModelShape, gpu: Gpu, source: Profile) -> StepTime:
 
 def _context_token_ms(model: ModelShape, gpu: Gpu, source: Profile) -> float:
     scaled = source.step_time.context_token_ms * _scales(model, gpu, source).attention
-    reached = _bandwidth(gpu, source) * ASSUMED_BANDWIDTH_SHARE
-    return _rounded(max(scaled, model.kv_bytes_per_token() / (reached * 1e6)))
+    peak = _bandwidth(gpu, source) * 1e6
+    return _rounded(max(scaled, model.kv_bytes_per_token() / peak))
 
 
 def _adapter_loading(model: ModelShape, gpu: Gpu, source: Profile) -> AdapterLoading:

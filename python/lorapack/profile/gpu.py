@@ -5,11 +5,10 @@ Prices go stale: a profile's ``[price]`` overrides them.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lorapack.errors import InputError
+from lorapack.errors import InputError, did_you_mean
 from lorapack.profile.section import number
 
 
@@ -44,9 +43,7 @@ class Gpu:
         """
         if name in GPUS:
             return GPUS[name]
-        near = difflib.get_close_matches(name, GPUS, n=1)
-        hint = f"did you mean `{near[0]}`? " if near else ""
-        raise InputError("--gpu", "name", name, f"{hint}known: {', '.join(GPUS)}")
+        raise InputError("--gpu", None, name, did_you_mean(name, GPUS))
 
 
 GIB_PER_GB = 1e9 / 2**30

@@ -1,0 +1,89 @@
+"""The step-time form, term by term, and its tables in picoseconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lorapack.profile.profile import Profile
+from lorapack.profile.step_time import StepTime
+
+
+@pytest.fixture(scope="module")
+def costs() -> StepTime:
+    return Profile.load().step_time
+
+
+def base_ms(costs: StepTime, tokens: int, max_loras: int = 0, rank: int = 8) -> float:
+    return float(costs.base_ms(np.array([tokens]), max_loras, rank)[0])
+
+
+def test_tokens_are_padded_to_cuda_graph_sizes(costs: StepTime) -> None:
+    tokens = np.array([0, 1, 2, 3, 4, 5, 8, 9, 127, 512, 513, 2047])
+    padded = [0, 1, 2, 4, 4, 8, 8, 16, 128, 512, 513, 2047]
+    assert costs.padded_tokens(tokens).tolist() == padded
+
+
+def test_without_cuda_graphs_nothing_is_padded(costs: StepTime) -> None:
+    eager = replace(costs, cuda_graph_max_tokens=0)
+    assert eager.padded_tokens(np.array([1, 3, 9])).tolist() == [1, 3, 9]
+
+
+def test_a_step_without_tokens_runs_no_model(costs: StepTime) -> None:
+    assert base_ms(costs, 0, max_loras=32) == costs.fixed_ms
+
+
+def test_one_token_reads_the_weights(costs: StepTime) -> None:
+    assert base_ms(costs, 1) == pytest.approx(costs.fixed_ms + costs.weights_ms, rel=1e-6)
+
+
+def test_many_tokens_compute(costs: StepTime) -> None:
+    expected = costs.fixed_ms + costs.eager_ms + 2048 * costs.token_ms
+    assert base_ms(costs, 2048) == pytest.approx(expected, rel=1e-4)
+
+
+def test_idle_slots_cost(costs: StepTime) -> None:
+    few, many = base_ms(costs, 64, max_loras=8), base_ms(costs, 64, max_loras=384)
+    blocks = 32 * (0.45 * 64 * 2 * 1 * 7 + 1 * 384)
+    assert many - few == pytest.approx(376 * blocks * costs.lora_block_ns * 1e-6)
+
+
+def test_rank_costs_by_tiles_of_16(costs: StepTime) -> None:
+    at = {rank: base_ms(costs, 64, max_loras=64, rank=rank) for rank in (8, 16, 32)}
+    assert at[8] == at[16]
+    assert at[32] > at[16]
+
+
+def test_lora_off_costs_nothing_of_lora(costs: StepTime) -> None:
+    tables = costs.tables(0, 8, 64)
+    assert not tables.distinct_adapter.any()
+    assert base_ms(costs, 8, max_loras=1) > base_ms(costs, 8) + costs.lora_fixed_ms
+
+
+def test_an_adapter_costs_by_rank_and_batch(costs: StepTime) -> None:
+    tables = costs.tables(32, 16, 2048)
+    rank = costs.adapter_ms + 16 * costs.adapter_rank_ms
+    expected = {
+        1: rank + costs.adapter_small_batch_ms,
+        200: rank,
+        1000: rank + costs.adapter_eager_ms,
+    }
+    for tokens, ms in expected.items():
+        assert int(tables.distinct_adapter[tokens]) == round(ms * 1e9)
+
+
+def test_tables_cover_every_batch_and_are_whole_picoseconds(costs: StepTime) -> None:
+    tables = costs.tables(32, 8, 2048)
+    assert tables.base.shape == tables.distinct_adapter.shape == (2049,)
+    assert tables.base.dtype == np.uint64
+    assert tables.context_token_ps == round(costs.context_token_ms * 1e9)
+    assert tables.request_ps == round(costs.request_ms * 1e9)
+    assert not tables.base.flags.writeable
+
+
+def test_an_attention_pair_is_four_operations_a_head_value_and_layer(costs: StepTime) -> None:
+    flop = 4 * 32 * 128 * 32
+    seconds = flop / (costs.attention_tflops * 1e12)
+    assert costs.attention_pair_ms == pytest.approx(seconds * 1e3)
