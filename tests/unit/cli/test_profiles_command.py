@@ -73,7 +73,7 @@ def test_an_estimate_is_held_against_what_was_measured(source: str, against: str
 
 def test_bad_usage_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = {
-        ("show", "llama-3.1-8b"): "did you mean",
+        ("show", "llama-3.1-8b"): "known are",
         ("shw",): "did you mean show",
         ("estimate", "--gpu", "h100-80gb"): "give --model and --gpu",
         ("estimate", "--model", config(tmp_path), "--gpu", "h100-80"): "did you mean h100-80gb",
