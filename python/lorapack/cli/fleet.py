@@ -23,9 +23,6 @@ from lorapack.errors import InputError
 if TYPE_CHECKING:
     from lorapack.fleet.fleet import Fleet
 
-FLEET_SUFFIXES = (".csv", ".parquet", ".json", ".toml")
-TRACE_SUFFIXES = (".csv", ".parquet")
-
 
 @click.group(cls=Group)
 def command() -> None:
@@ -146,10 +143,12 @@ def from_trace(
     """
     from lorapack.fleet.draw import Popularity, RankMix
     from lorapack.fleet.from_trace import Dealing, fleet_from_trace
+    from lorapack.fleet.read import FORMATS
+    from lorapack.trace.trace import FORMATS as TRACE_FORMATS
     from lorapack.trace.trace import Trace
 
-    _refuse_early(output, FLEET_SUFFIXES, force=force)
-    _refuse_early(trace_out, TRACE_SUFFIXES, force=force)
+    _refuse_early(output, FORMATS, force=force)
+    _refuse_early(trace_out, TRACE_FORMATS, force=force)
     dealing = Dealing(
         n_adapters=adapters,
         popularity=Popularity.parse(popularity),
@@ -220,9 +219,10 @@ def from_clients(
     """
     from lorapack.fleet.draw import RankMix
     from lorapack.fleet.from_clients import Drawing, fleet_from_clients
+    from lorapack.fleet.read import FORMATS
     from lorapack.trace.servegen import read_clients
 
-    _refuse_early(output, FLEET_SUFFIXES, force=force)
+    _refuse_early(output, FORMATS, force=force)
     drawing = Drawing(adapters, RankMix.parse(ranks), rates, scale, hottest_rps, lengths, seed)
     fleet, notes = fleet_from_clients(read_clients(clients, hourly), drawing)
     _deliver(fleet, output, out, force=force, notes=notes, files={"file": output})

@@ -66,5 +66,5 @@ def _source_of(table: Table) -> str:
         if present >= set(names):
             return source
     known = "; ".join(f"{source}: {', '.join(names)}" for source, (names, _) in _READERS.items())
-    mend = f"known are {known}; for others say which column is which"
+    mend = f"known are {known}; for others say which column is which (--column)"
     raise InputError(table.file, "columns", ", ".join(table.columns), mend)

@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -283,17 +284,18 @@ def _jsonl(file: str, content: bytes, keys: Sequence[str]) -> Table:
         rows.append({**row, LINE: number})
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: _json_column([row.get(name) for row in rows]) for name in names}
-    return Table(file, pl.DataFrame(columns))
+    return Table(file, pl.DataFrame(columns, schema_overrides={LINE: pl.Int64}))
 
 
 def _json_column(cells: list[object]) -> pl.Series:
     """Numbers as numbers when all are; anything else as text that will be refused as such."""
     kinds = set(map(type, cells)) - {type(None)}
     if kinds <= {int, float}:
-        return pl.Series(
-            [None if cell is None else float(cell) for cell in cells],  # type: ignore[arg-type]
-            dtype=pl.Float64,
-        )
+        with suppress(OverflowError):  # a whole number beyond floats
+            return pl.Series(
+                [None if cell is None else float(cell) for cell in cells],  # type: ignore[arg-type]
+                dtype=pl.Float64,
+            )
     texts = [cell if cell is None or isinstance(cell, str) else json.dumps(cell) for cell in cells]
     return pl.Series(texts, dtype=pl.String)
 

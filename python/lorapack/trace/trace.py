@@ -26,6 +26,9 @@ SCHEMA: Mapping[str, type[pl.DataType]] = MappingProxyType(
 """A trace's columns: seconds from the start, the adapter's name (null when the source names none),
 tokens of the prompt and of the answer (both at least 1)."""
 
+FORMATS = (".csv", ".parquet")
+"""Suffixes of the files a trace is written to."""
+
 PROVENANCE_KEY = "lorapack.provenance"
 """Where a Parquet file keeps the provenance, as JSON."""
 
@@ -105,7 +108,7 @@ class Trace:
         """
         content = self._content(Path(path).suffix.lower(), dict(provenance or {}))
         if content is None:
-            raise InputError(path, "output", Path(path).suffix, "name it .csv or .parquet")
+            raise InputError(path, "output", Path(path).suffix, f"name it {' or '.join(FORMATS)}")
         with atomic_file(path, force=force) as temporary:
             temporary.write_bytes(content)
 
