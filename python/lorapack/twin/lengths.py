@@ -22,9 +22,13 @@ from lorapack.profile.lengths import Lengths as ProfileLengths
 from lorapack.profile.section import number
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from numpy.typing import NDArray
 
     from lorapack.fleet.adapter import Adapter
+
+    Numbers = NDArray[np.floating[Any]]
 
 SAMPLE_ROWS = 8192
 """Rows to which a weighted histogram is laid out: shares to 0.01 %."""
@@ -143,9 +147,9 @@ class Empirical:
     @classmethod
     def joint(
         cls,
-        prompt_tokens: NDArray[np.float32],
-        output_tokens: NDArray[np.float32],
-        weights: NDArray[np.float64] | None = None,
+        prompt_tokens: Numbers,
+        output_tokens: Numbers,
+        weights: Numbers | None = None,
     ) -> Empirical:
         """Rows of a prompt and its output, each as likely as its weight says.
 
@@ -165,10 +169,10 @@ class Empirical:
     @classmethod
     def independent(
         cls,
-        prompt_tokens: NDArray[np.float32],
-        output_tokens: NDArray[np.float32],
-        prompt_weights: NDArray[np.float64] | None = None,
-        output_weights: NDArray[np.float64] | None = None,
+        prompt_tokens: Numbers,
+        output_tokens: Numbers,
+        prompt_weights: Numbers | None = None,
+        output_weights: Numbers | None = None,
     ) -> Empirical:
         """Two histograms, drawn one without regard to the other.
 
@@ -210,7 +214,7 @@ def _means(
     return first[0], first[1]
 
 
-def _tokens(values: NDArray[np.float32], which: str) -> NDArray[np.float32]:
+def _tokens(values: Numbers, which: str) -> NDArray[np.float32]:
     tokens = np.ascontiguousarray(values, dtype=np.float32)
     wrong = ~(np.isfinite(tokens) & (tokens >= 1))
     if tokens.size == 0 or wrong.any():
@@ -219,7 +223,7 @@ def _tokens(values: NDArray[np.float32], which: str) -> NDArray[np.float32]:
     return tokens
 
 
-def _laid_out(n: int, weights: NDArray[np.float64] | None, place: str) -> NDArray[np.int64]:
+def _laid_out(n: int, weights: Numbers | None, place: str) -> NDArray[np.int64]:
     """Row numbers, :data:`SAMPLE_ROWS` of them, each as often as its weight says."""
     shares = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
     usable = shares.size == n and np.isfinite(shares).all() and (shares >= 0).all()

@@ -304,36 +304,36 @@ def _lengths(table: object, file: str) -> LengthLaw | None:
 
 def _empirical(keys: dict[str, Any], file: str) -> Empirical:
     """Rows of a trace, or values with weights; ``joint = false`` draws the two apart."""
+    apart = [name for name in _WEIGHTS if name in keys]
+    joint = keys.get("joint", not apart)
+    if not isinstance(joint, bool):
+        raise InputError(file, "[lengths] joint", joint, "give true or false")
+    if joint and apart:
+        raise InputError(file, f"[lengths] {apart[0]}", None, "give `weights`, or joint = false")
     if "trace" in keys:
         _check_keys(keys, ("trace", "joint"), file, "[lengths]")
         frame = Trace.read(_path(keys["trace"], file, "[lengths] trace")).frame
-        columns = [
-            frame[name].to_numpy().astype(np.float32) for name in ("prompt_tokens", "output_tokens")
-        ]
-        weights: list[NDArray[np.float64] | None] = [None, None]
-        joint = keys.get("joint", True)
+        values = {name: frame[name].to_numpy() for name in _VALUES}
     else:
-        names = ("prompt_tokens", "output_tokens")
-        weight_names = ("prompt_weights", "output_weights")
-        _check_keys(keys, (*names, *weight_names, "weights", "joint"), file, "[lengths]")
-        columns = [_numbers(keys, name, file, "[lengths]").astype(np.float32) for name in names]
-        weights = [
-            _numbers(keys, name, file, "[lengths]") if name in keys else None
-            for name in weight_names
-        ]
-        joint = keys.get("joint", weights == [None, None])
-        if joint and weights != [None, None]:
-            mend = "give `weights`, one a row, or joint = false"
-            raise InputError(file, "[lengths] joint", joint, mend)
-    if not isinstance(joint, bool):
-        raise InputError(file, "[lengths] joint", joint, "give true or false")
+        known = (*_VALUES, "joint", *(("weights",) if joint else _WEIGHTS))
+        _check_keys(keys, known, file, "[lengths]")
+        values = {name: _numbers(keys, name, file, "[lengths]") for name in _VALUES}
+    weights = {
+        name: _numbers(keys, name, file, "[lengths]")
+        for name in (*_WEIGHTS, "weights")
+        if name in keys
+    }
+    tokens = {name: column.astype(np.float32) for name, column in values.items()}
     try:
-        if not joint:
-            return Empirical.independent(columns[0], columns[1], weights[0], weights[1])
-        rows = _numbers(keys, "weights", file, "[lengths]") if "weights" in keys else None
-        return Empirical.joint(columns[0], columns[1], rows)
+        if joint:
+            return Empirical.joint(**tokens, **weights)
+        return Empirical.independent(**tokens, **weights)
     except InputError as error:
         raise InputError(file, f"[lengths] {error.place}", error.value, error.mend) from error
+
+
+_VALUES = ("prompt_tokens", "output_tokens")
+_WEIGHTS = ("prompt_weights", "output_weights")
 
 
 def _table(table: object, file: str, place: str) -> dict[str, Any]:

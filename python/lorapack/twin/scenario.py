@@ -17,6 +17,7 @@ import numpy as np
 from lorapack import _native
 from lorapack.errors import Infeasible, InputError, did_you_mean
 from lorapack.fleet.adapter import MAX_LORA_RANKS
+from lorapack.profile.memory import CUDA_OUT_OF_MEMORY, MAX_MODEL_LEN, NO_CACHE_BLOCKS
 from lorapack.profile.profile import RULE_SETS
 from lorapack.twin.arrivals import ArrivalLaw, OwnGaps
 from lorapack.twin.lengths import LengthLaw, OwnLengths
@@ -426,6 +427,17 @@ def _plan(scenario: Scenario, max_loras: int) -> MemoryPlan:
     )
 
 
+_REFUSALS = {
+    CUDA_OUT_OF_MEMORY: "{plan.case.max_loras} slots of rank {plan.case.max_lora_rank} and all "
+    "else exceed the card's {plan.case.gpu_memory_gib:.2f} GiB",
+    NO_CACHE_BLOCKS: "nothing is left for KV beside {plan.case.max_loras} slots of rank "
+    "{plan.case.max_lora_rank}",
+    MAX_MODEL_LEN: "one sequence of {plan.case.max_model_len} tokens exceeds the "
+    "{plan.kv_cache_tokens} KV tokens left",
+}
+"""The memory rule's refusals in words."""
+
+
 def _kv_cache(scenario: Scenario, max_loras: int) -> tuple[int, int]:
     """KV cache and longest sequence, tokens.
 
@@ -438,7 +450,8 @@ def _kv_cache(scenario: Scenario, max_loras: int) -> tuple[int, int]:
         plan = _plan(scenario, max_loras)
         if not plan.starts:
             mends = "; ".join(f"{mend.flag} ({mend.words})" for mend in plan.mends)
-            raise Infeasible(f"the engine does not start: {plan.refusal}", mends or None)
+            limit = f"the engine does not start ({plan.refusal}): {_REFUSALS[plan.refusal or '']}"
+            raise Infeasible(limit.format(plan=plan), mends or None)
         return plan.kv_cache_tokens, longest
     block_size = _block_size(scenario)
     usable = (given // block_size - 1) * block_size
