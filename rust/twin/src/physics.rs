@@ -29,8 +29,9 @@ const BUSY_SLOTS: f64 = 0.98;
 /// Requests in service from which on an adapter never goes idle: e^30 service times is for ever.
 const ALWAYS_BUSY: f64 = 30.0;
 
-/// Newton steps for the slot wait; from the left of a convex function they never overshoot.
-const WAIT_STEPS: usize = 6;
+/// Newton steps for the slot wait, on the inverse of the slots held: a straight line for like
+/// adapters, concave for unlike ones, so that steps from the left never overshoot.
+const WAIT_STEPS: usize = 5;
 
 /// Secant steps for the running requests.
 const RUNNING_STEPS: usize = 8;
@@ -175,6 +176,19 @@ struct Batch {
     slot_pressure: f64,
     /// In service times.
     slot_wait: f64,
+    /// Requests.
+    waiting: f64,
+}
+
+/// Who waits while a step runs; looking at them costs time.
+#[derive(Clone, Copy)]
+enum Queue {
+    /// Nobody: the capacity is that of the batch alone.
+    Nobody,
+    /// Those whose adapter waits for a slot.
+    ForSlots,
+    /// So many, in a queue that grows.
+    Grows(f64),
 }
 
 /// How adapters share the slots, in service times.
@@ -193,26 +207,22 @@ impl Gpu {
     #[must_use]
     pub fn solve(&self, demand: &Demand, setting: &Setting) -> SteadyState {
         let limit = self.running_limits(demand, setting);
+        let full_of_tokens = limit.tokens <= limit.running;
         let full = self.batch(
             demand,
             setting,
             limit.running,
-            0.0,
-            limit.tokens <= limit.running,
+            Queue::Nobody,
+            full_of_tokens,
         );
         let engine_rps = limit.running / (demand.output_tokens * full.step_s);
         let capacity_rps = engine_rps.min(1.0 / self.front_end.request.max(1e-9));
         let offered = demand.rate_rps;
         let (batch, running, waiting, completed_rps) = if offered < capacity_rps {
             let running = self.running(demand, setting, limit.running);
-            let batch = self.batch(
-                demand,
-                setting,
-                one_more(running, limit.running),
-                0.0,
-                false,
-            );
-            (batch, running, batch.slot_wait * running, offered)
+            let seen = one_more(running, limit.running);
+            let batch = self.batch(demand, setting, seen, Queue::ForSlots, false);
+            (batch, running, batch.waiting, offered)
         } else {
             self.overloaded(demand, setting, &limit, full)
         };
@@ -231,7 +241,8 @@ impl Gpu {
             itl_s: batch.step_s / (1.0 - at(&self.front_end.merged, running)),
             load_fraction: batch.load_s / batch.step_s,
             slot_pressure: batch.slot_pressure,
-            slot_wait_s: batch.slot_wait * demand.output_tokens * batch.step_s,
+            slot_wait_s: (batch.slot_wait * demand.output_tokens * batch.step_s)
+                .min(0.5 * setting.duration_s),
             kv_usage: (running / limit.kv).min(1.0),
             headroom: headroom(running, limit.running, demand.gap_cv_square),
             waiting,
@@ -258,7 +269,8 @@ impl Gpu {
     /// Running requests where as many complete as are offered.
     fn running(&self, demand: &Demand, setting: &Setting, limit: f64) -> f64 {
         let asked = |running: f64| {
-            let batch = self.batch(demand, setting, one_more(running, limit), 0.0, false);
+            let seen = one_more(running, limit);
+            let batch = self.batch(demand, setting, seen, Queue::ForSlots, false);
             (demand.rate_rps * demand.output_tokens * batch.step_s).min(limit)
         };
         // The step time is nearly affine in `running`, so secants of asked(R) - R meet zero quickly.
@@ -298,7 +310,8 @@ impl Gpu {
         let (mut batch, mut waiting) = (full, 0.0);
         for _ in 0..3 {
             waiting = mean_queue((demand.rate_rps - rate(&batch)).max(0.0), setting, room);
-            batch = self.batch(demand, setting, limit.running, waiting, full_of_tokens);
+            let queue = Queue::Grows(waiting);
+            batch = self.batch(demand, setting, limit.running, queue, full_of_tokens);
         }
         let completed = rate(&batch).min(demand.rate_rps);
         (
@@ -309,13 +322,13 @@ impl Gpu {
         )
     }
 
-    /// A step with `running` requests, while `queued` wait besides those who wait for a slot.
+    /// A step with `running` requests.
     fn batch(
         &self,
         demand: &Demand,
         setting: &Setting,
         running: f64,
-        queued: f64,
+        queue: Queue,
         full_of_tokens: bool,
     ) -> Batch {
         let sharing = self.sharing(demand, setting, running);
@@ -330,8 +343,17 @@ impl Gpu {
             let chunk = (self.max_num_batched_tokens - running).max(1.0);
             mean_over_prefills(demand, running, arrivals, chunk, price)
         };
-        let skipped = sharing.wait * running + queued * share_without_slot(demand, &sharing);
-        let waiting = sharing.wait * running + queued;
+        let (waiting, skipped) = match queue {
+            Queue::Nobody => (0.0, 0.0),
+            Queue::ForSlots => {
+                let most = 0.5 * demand.rate_rps * setting.duration_s;
+                let waiting = (sharing.wait * running)
+                    .min(most)
+                    .min(setting.max_in_flight);
+                (waiting, waiting)
+            }
+            Queue::Grows(waiting) => (waiting, waiting * share_without_slot(demand, &sharing)),
+        };
         let load_s = sharing.loads * arrivals * demand.gpu_load_s;
         let step = &self.step;
         let by_batch = step.request * running
@@ -348,6 +370,7 @@ impl Gpu {
             load_s,
             slot_pressure: sharing.pressure,
             slot_wait: sharing.wait,
+            waiting,
         }
     }
 
@@ -375,7 +398,7 @@ impl Gpu {
         if wanted > busy_slots {
             for _ in 0..WAIT_STEPS {
                 let (held, slope) = turns.held(wait);
-                wait += (held - busy_slots) / slope;
+                wait += held * (held - busy_slots) / (busy_slots * slope);
             }
         }
         let (held, _) = turns.held(wait);

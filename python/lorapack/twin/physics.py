@@ -1,0 +1,297 @@
+"""The steady state of one GPU: what the twin would come to, in about a microsecond and roughly.
+
+:class:`Physics` is a GPU with its engine, :func:`work_of` turns an adapter into what it asks for,
+:class:`WorkSums` adds adapters up in O(1), and :meth:`Physics.features` solves for the steady state
+and lays out the row of :data:`FEATURES`. The formulas, and the only list of the features, are in
+``rust/twin/src/physics``; the model of :mod:`lorapack.predictor` learns what they leave out.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorapack._native import GpuPhysics, Work, WorkSums, physics_features
+from lorapack.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from lorapack.fleet.adapter import Adapter
+    from lorapack.profile.lengths import Lengths
+    from lorapack.profile.profile import Profile
+    from lorapack.twin.scenario import Scenario
+
+__all__ = ["FEATURES", "Feature", "Physics", "Window", "WorkSums", "capacity_rps", "work_of"]
+
+UNLIMITED = 1e9
+"""Requests in flight that stand for no cap."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One number that a prediction is made from.
+
+    Attributes:
+        name: Its name, the unit last.
+        unit: ``s``, ``tokens``, ``requests/s``, ``count``, or ``1`` when it has none.
+        meaning: One line for people.
+        raw: Whether it describes the question (what is asked of the GPU, how it is set), not what
+            physics answers; raw features are held against the range a model was trained on.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    raw: bool
+
+
+FEATURES: tuple[Feature, ...] = tuple(Feature(*row) for row in physics_features())
+"""Every feature, in the order of a row."""
+
+FEATURE_INDEX: dict[str, int] = {feature.name: i for i, feature in enumerate(FEATURES)}
+"""Name -> place in a row."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How long a GPU is watched, and how it starts.
+
+    Attributes:
+        duration_s: Length of the window, seconds.
+        warm: Whether every adapter was used before.
+        max_in_flight: Requests that clients keep in the system at most; ``None``: no cap.
+    """
+
+    duration_s: float = 3600.0
+    warm: bool = True
+    max_in_flight: int | None = None
+
+
+@dataclass(frozen=True)
+class Physics:
+    """A GPU with its engine: all that does not change as adapters come and go.
+
+    Attributes:
+        native: Its prices, in Rust.
+        max_lora_rank: The rank that LoRA slots are made for.
+    """
+
+    native: GpuPhysics
+    max_lora_rank: int
+
+    @classmethod
+    def of(
+        cls,
+        profile: Profile,
+        *,
+        max_lora_rank: int,
+        block_size: int | None = None,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+    ) -> Physics:
+        """The physics of a profile.
+
+        Args:
+            profile: Model, GPU and engine.
+            max_lora_rank: The rank that LoRA slots are made for.
+            block_size: Tokens a KV block; ``None``: the profile's.
+            max_num_seqs: Requests that may run at once; ``None``: the profile's.
+            max_num_batched_tokens: Tokens a step may hold; ``None``: the profile's.
+        """
+        engine = profile.engine
+        native = _native_physics(
+            profile,
+            max_lora_rank,
+            block_size or engine.block_size,
+            max_num_seqs or engine.max_num_seqs,
+            max_num_batched_tokens or engine.max_num_batched_tokens,
+        )
+        return cls(native, max_lora_rank)
+
+    def features(
+        self,
+        sums: WorkSums,
+        *,
+        max_loras: int,
+        kv_cache_tokens: int,
+        max_cpu_loras: int | None = None,
+        window: Window = Window(),
+    ) -> NDArray[np.float32]:
+        """The row of :data:`FEATURES` for these adapters on this GPU.
+
+        Args:
+            sums: What the adapters ask for.
+            max_loras: LoRA slots; 0: LoRA is off.
+            kv_cache_tokens: KV capacity, tokens, the null block counted.
+            max_cpu_loras: Adapters in the CPU cache; ``None``: all.
+            window: How long it is watched, and how it starts.
+
+        Returns:
+            float32 of shape (1, features).
+        """
+        return self.native.features(
+            sums,
+            max_loras,
+            self.max_lora_rank,
+            sums.n_adapters if max_cpu_loras is None else max_cpu_loras,
+            kv_cache_tokens,
+            window.duration_s,
+            window.warm,
+            UNLIMITED if window.max_in_flight is None else window.max_in_flight,
+        )
+
+
+def sums_of(adapters: Iterable[Adapter], profile: Profile, max_lora_rank: int) -> WorkSums:
+    """Sums over adapters.
+
+    Args:
+        adapters: Any order gives the same bits.
+        profile: Its lengths stand in where an adapter has none; its loading prices count.
+        max_lora_rank: The rank that LoRA slots are made for.
+    """
+    sums = WorkSums()
+    for adapter in adapters:
+        sums.add(work_of(adapter, profile, max_lora_rank))
+    return sums
+
+
+def work_of(adapter: Adapter, profile: Profile, max_lora_rank: int) -> Work:
+    """What one adapter asks of a GPU.
+
+    Args:
+        adapter: The adapter, or the base model.
+        profile: Its lengths stand in where the adapter has none; its loading prices count.
+        max_lora_rank: The rank that LoRA slots are made for.
+
+    Raises:
+        InputError: The adapter's rank is above ``max_lora_rank``.
+    """
+    if adapter.rank > max_lora_rank:
+        mend = f"give max_lora_rank {adapter.rank} or more, or leave the adapter out"
+        raise InputError(f"adapter {adapter.adapter}", "rank", adapter.rank, mend)
+    moments = _moments_of(profile.lengths)
+    prompt = adapter.prompt_tokens or moments.prompt
+    output = adapter.output_tokens or moments.output
+    if adapter.lengths == "profile":
+        ratios = moments.prompt_square, moments.output_square, moments.prompt_output
+    else:
+        ratios = _ratios_of(adapter)
+    loading = profile.adapter_loading
+    return Work(
+        is_base=adapter.is_base,
+        rate_rps=adapter.rate_rps,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        prompt_square=ratios[0] * prompt * prompt,
+        output_square=ratios[1] * output * output,
+        prompt_output=ratios[2] * prompt * output,
+        gap_cv_square=adapter.cv * adapter.cv,
+        rank=adapter.rank,
+        gpu_load_s=loading.gpu_load_ms(adapter.rank, max_lora_rank) * 1e-3,
+        disk_load_s=loading.disk_load_ms(adapter.rank) * 1e-3,
+    )
+
+
+def features_of(scenario: Scenario) -> NDArray[np.float32]:
+    """The row of :data:`FEATURES` for a scenario that the twin could run.
+
+    Scenario-wide laws of arrivals and lengths are not seen: what the adapters say counts.
+
+    Raises:
+        Infeasible: The engine would not start.
+    """
+    engine = scenario.engine
+    # With LoRA off there is no rank, and nothing that would depend on one.
+    rank = max(engine.max_lora_rank, scenario.fleet.largest_rank)
+    physics = Physics.of(
+        scenario.profile,
+        max_lora_rank=rank,
+        block_size=engine.block_size,
+        max_num_seqs=engine.max_num_seqs,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+    )
+    return physics.features(
+        sums_of(scenario.fleet, scenario.profile, rank),
+        max_loras=engine.max_loras,
+        kv_cache_tokens=engine.kv_cache_tokens,
+        max_cpu_loras=engine.max_cpu_loras,
+        window=Window(scenario.duration_s or math.inf, scenario.warm, scenario.max_in_flight),
+    )
+
+
+def capacity_rps(scenario: Scenario) -> float:
+    """Requests a second that physics says the GPU can complete of this scenario's mix."""
+    return float(features_of(scenario)[0, FEATURE_INDEX["capacity_rps"]])
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Means of a joint law of lengths, tokens, and its second moments over the means' products."""
+
+    prompt: float
+    output: float
+    prompt_square: float
+    output_square: float
+    prompt_output: float
+
+
+@functools.lru_cache(maxsize=64)
+def _moments_of(lengths: Lengths) -> _Moments:
+    prompt, output = (column.astype(np.float64) for column in lengths.pairs())
+    means = float(prompt.mean()), float(output.mean())
+    return _Moments(
+        *means,
+        prompt_square=float((prompt * prompt).mean()) / means[0] ** 2,
+        output_square=float((output * output).mean()) / means[1] ** 2,
+        prompt_output=float((prompt * output).mean()) / (means[0] * means[1]),
+    )
+
+
+def _ratios_of(adapter: Adapter) -> tuple[float, float, float]:
+    """Second moments of an adapter's own constant or lognormal law over the means' products."""
+    prompt, output = adapter.prompt_sigma or 0.0, adapter.output_sigma or 0.0
+    joint = (adapter.correlation or 0.0) * prompt * output
+    return math.exp(prompt * prompt), math.exp(output * output), math.exp(joint)
+
+
+@functools.lru_cache(maxsize=256)
+def _native_physics(
+    profile: Profile,
+    max_lora_rank: int,
+    block_size: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+) -> GpuPhysics:
+    step, front = profile.step_time, profile.front_end
+    # The price of a step is affine in the slots: two settings of them give the whole line.
+    off, one, two = (
+        step.tables(slots, max_lora_rank, max_num_batched_tokens) for slots in (0, 1, 2)
+    )
+    return GpuPhysics(
+        without_lora_ps=off.base,
+        one_slot_ps=one.base,
+        two_slots_ps=two.base,
+        distinct_adapter_ps=one.distinct_adapter,
+        request_ps=one.request_ps,
+        context_token_ps=one.context_token_ps,
+        attention_pair_ps=one.attention_pair_ps,
+        skipped_ps=one.skipped_ps,
+        waiting_ps=one.waiting_ps,
+        arrival_ps=one.arrival_ps,
+        front_end_request_s=front.request_ms * 1e-3,
+        first_use_s=front.first_use_ms * 1e-3,
+        first_token_fixed_s=front.first_token_fixed_ms * 1e-3,
+        first_token_request_s=front.first_token_request_ms * 1e-3,
+        first_token_step=front.first_token_step_fraction,
+        merged=front.merged(np.arange(max_num_seqs + 1, dtype=np.float64)),
+        block_size=block_size,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+    )
