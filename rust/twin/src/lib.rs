@@ -1,6 +1,7 @@
 //! A digital twin of one vLLM engine that serves many LoRA adapters on one GPU.
 
 mod arrivals;
+mod engine;
 pub mod error;
 pub mod front_end;
 mod lengths;
@@ -12,3 +13,5 @@ pub mod scenario;
 pub mod step_time;
 pub mod streams;
 pub mod units;
+
+pub use engine::{simulate, Records};

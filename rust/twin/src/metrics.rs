@@ -1,6 +1,11 @@
 //! Records to summary. The window is `[warmup, duration]`: an arrival in it is offered, a completion
 //! in it is counted, running, waiting and KV are averaged over it, weighted by time.
 
+mod histogram;
+mod tally;
+
+pub(crate) use tally::{Done, StepCounts, Tally, Weighted};
+
 use crate::record::{AdapterColumns, RequestColumns, StepColumns};
 
 /// Mean and quantiles of a time, milliseconds; NaN when nothing was counted.

@@ -1,5 +1,10 @@
 //! The columns kept per request, per step and per adapter: their only list of names and units.
 
+use crate::metrics::StepCounts;
+use crate::requests::Request;
+use crate::step_time::BatchShape;
+use crate::units::Time;
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -37,6 +42,27 @@ pub struct RequestColumns {
     pub status: Vec<u8>,
 }
 
+impl RequestColumns {
+    /// A row for a request that has just arrived.
+    pub(crate) fn push(&mut self, request: &Request, engine_arrival_s: f64, status: Status) {
+        self.adapter.push(request.adapter);
+        self.arrival_s.push(request.arrival.seconds());
+        self.engine_arrival_s.push(engine_arrival_s);
+        self.ttft_ms.push(f64::NAN);
+        self.first_token_s.push(f64::NAN);
+        self.done_s.push(f64::NAN);
+        self.prompt_tokens.push(request.prompt_tokens);
+        self.output_tokens.push(request.output_tokens);
+        self.preemptions.push(0);
+        self.status.push(status as u8);
+    }
+
+    pub(crate) fn set_first_token(&mut self, row: usize, ttft: Time, first_token: Time) {
+        self.ttft_ms[row] = ttft.milliseconds();
+        self.first_token_s[row] = first_token.seconds();
+    }
+}
+
 /// One row a step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepColumns {
@@ -68,6 +94,33 @@ pub struct StepColumns {
     pub adapter_loads: Vec<u32>,
     /// Time those copies and disk reads took, seconds.
     pub load_s: Vec<f64>,
+}
+
+impl StepColumns {
+    /// A row for a step that has ended.
+    pub(crate) fn push(
+        &mut self,
+        start: Time,
+        took: Time,
+        shape: &BatchShape,
+        counts: &StepCounts,
+        finished: u32,
+    ) {
+        self.start_s.push(start.seconds());
+        self.duration_s.push(took.seconds());
+        self.batched_tokens.push(shape.batched_tokens);
+        self.scheduled.push(shape.scheduled);
+        self.running.push(counts.running);
+        self.waiting.push(counts.waiting);
+        self.skipped.push(shape.skipped);
+        self.distinct_adapters.push(shape.distinct_adapters);
+        self.context_tokens.push(shape.context_tokens);
+        self.used_blocks.push(counts.used_blocks);
+        self.preempted.push(counts.preempted);
+        self.finished.push(finished);
+        self.adapter_loads.push(counts.gpu_loads);
+        self.load_s.push(counts.load.seconds());
+    }
 }
 
 /// One row an adapter, in fleet order. Counts are of the window (see [`crate::metrics`]).

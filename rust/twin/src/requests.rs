@@ -177,7 +177,8 @@ impl RequestSource {
     fn sort(&mut self, start: u64, span_ps: u64) {
         let rows = self.drawn.len();
         let bucket_bits = rows.next_power_of_two().trailing_zeros();
-        let shift = (u64::BITS - span_ps.leading_zeros()).saturating_sub(bucket_bits);
+        let span_bits = u64::BITS - span_ps.leading_zeros();
+        let shift = span_bits.saturating_sub(bucket_bits).min(u64::BITS - 1);
         let bucket = |request: &Request| ((request.arrival.0 - start) >> shift) as usize;
         let n_buckets = ((span_ps - 1) >> shift) as usize + 1;
 

@@ -1,0 +1,118 @@
+//! What became of each request in flight, in time; and its row, if records are kept.
+
+use crate::record::{RequestColumns, Status};
+use crate::requests::Request;
+use crate::units::Time;
+
+/// Times of one request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Journey {
+    pub(super) arrival: Time,
+    /// End of the step that made its first token; `Time::MAX` before.
+    pub(super) first_token: Time,
+    /// As the client saw it.
+    pub(super) ttft: Time,
+    /// End of the step that made its latest token; kept while it does not decode.
+    pub(super) latest_token: Time,
+    /// The run's sum of `merged_ppm` up to its first token.
+    pub(super) merged_before_ppm: u64,
+    /// Its place in the order of arrival.
+    pub(super) number: u64,
+    in_flight: bool,
+}
+
+/// One journey by request number in the engine, and one row by order of arrival.
+#[derive(Clone, Debug)]
+pub(super) struct Journeys {
+    rows: Vec<Journey>,
+    columns: Option<RequestColumns>,
+}
+
+impl Journeys {
+    pub(super) fn new(columns: Option<RequestColumns>) -> Self {
+        Journeys {
+            rows: Vec::new(),
+            columns,
+        }
+    }
+
+    #[inline]
+    pub(super) fn accepted(&mut self, id: u32, number: u64, request: &Request, ready: Time) {
+        let journey = Journey {
+            arrival: request.arrival,
+            first_token: Time::MAX,
+            ttft: Time::ZERO,
+            latest_token: Time::ZERO,
+            merged_before_ppm: 0,
+            number,
+            in_flight: true,
+        };
+        match self.rows.get_mut(id as usize) {
+            Some(row) => *row = journey,
+            None => self.rows.push(journey),
+        }
+        if let Some(columns) = &mut self.columns {
+            columns.push(request, ready.seconds(), Status::Unfinished);
+        }
+    }
+
+    #[inline]
+    pub(super) fn dropped(&mut self, request: &Request) {
+        if let Some(columns) = &mut self.columns {
+            columns.push(request, f64::NAN, Status::Dropped);
+        }
+    }
+
+    pub(super) fn preempted(&mut self, id: u32) {
+        let number = self.rows[id as usize].number as usize;
+        if let Some(columns) = &mut self.columns {
+            columns.preemptions[number] += 1;
+        }
+    }
+
+    #[inline]
+    pub(super) fn done(&mut self, id: u32, done: Time) {
+        let journey = &mut self.rows[id as usize];
+        journey.in_flight = false;
+        if let Some(columns) = &mut self.columns {
+            let number = journey.number as usize;
+            columns.set_first_token(number, journey.ttft, journey.first_token);
+            columns.done_s[number] = done.seconds();
+            columns.status[number] = Status::Completed as u8;
+        }
+    }
+
+    /// Arrivals of requests in flight that have no token yet.
+    pub(super) fn without_token(&self) -> impl Iterator<Item = (Time, u64)> + '_ {
+        (self.rows.iter())
+            .filter(|journey| journey.in_flight && journey.first_token == Time::MAX)
+            .map(|journey| (journey.arrival, journey.number))
+    }
+
+    /// The rows; requests still in flight keep what they have.
+    pub(super) fn into_columns(self) -> Option<RequestColumns> {
+        let mut columns = self.columns?;
+        for journey in &self.rows {
+            if journey.in_flight && journey.first_token != Time::MAX {
+                let number = journey.number as usize;
+                columns.set_first_token(number, journey.ttft, journey.first_token);
+            }
+        }
+        Some(columns)
+    }
+}
+
+impl std::ops::Index<u32> for Journeys {
+    type Output = Journey;
+    #[inline]
+    fn index(&self, id: u32) -> &Journey {
+        &self.rows[id as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Journeys {
+    #[inline]
+    fn index_mut(&mut self, id: u32) -> &mut Journey {
+        &mut self.rows[id as usize]
+    }
+}

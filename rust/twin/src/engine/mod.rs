@@ -1,0 +1,277 @@
+//! The loop: arrivals due, decide, load, price, hand out tokens; or jump over steps that are alike.
+//!
+//! Read [`Engine::run`] first. What each part knows: [`clients`] who sends when and what the API
+//! server adds; [`scheduler`] the rules; [`lora_slots`] what a batch loads; [`jump`] alike steps.
+
+mod batch;
+mod clients;
+mod journeys;
+mod jump;
+pub(crate) mod kv_cache;
+pub(crate) mod lora_slots;
+pub(crate) mod requests;
+mod running;
+pub(crate) mod scheduler;
+mod waiting;
+
+use crate::error::SimulateError;
+use crate::metrics::{Done, Outcome, StepCounts, Tally};
+use crate::record::{RequestColumns, StepColumns};
+use crate::scenario::Scenario;
+use crate::units::Time;
+use clients::Clients;
+use journeys::Journeys;
+use lora_slots::{Loads, LoraSlots};
+use scheduler::{Completed, Decision, Scheduler};
+
+/// Which records to keep besides the summary: memory is then O(requests), O(steps).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    /// One row a request.
+    pub requests: bool,
+    /// One row a step.
+    pub steps: bool,
+}
+
+/// Loop turns between two looks at whether the caller wants to stop.
+const TURNS_A_POLL: u32 = 4096;
+
+/// Runs a scenario.
+///
+/// # Errors
+/// If the scenario cannot run, if a request can never be scheduled, or when `interrupted` says so.
+pub fn simulate(
+    scenario: &Scenario,
+    records: Records,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Outcome, SimulateError> {
+    scenario.check()?;
+    let mut engine = Engine::new(scenario, records);
+    engine.run(interrupted)?;
+    Ok(engine.outcome())
+}
+
+/// One run under way.
+struct Engine<'a> {
+    scenario: &'a Scenario,
+    now: Time,
+    /// No step may end later.
+    end: Time,
+    clients: Clients,
+    scheduler: Scheduler,
+    lora_slots: LoraSlots,
+    journeys: Journeys,
+    /// Sum of `merged_ppm` over all steps so far.
+    merged_ppm: u64,
+    tally: Tally,
+    steps: Option<StepColumns>,
+    decision: Decision,
+    completed: Completed,
+}
+
+impl<'a> Engine<'a> {
+    fn new(scenario: &'a Scenario, records: Records) -> Self {
+        let is_base: Vec<bool> = (scenario.adapters.iter())
+            .map(|adapter| adapter.is_base)
+            .collect();
+        Engine {
+            scenario,
+            now: Time::ZERO,
+            end: scenario.duration.unwrap_or(Time::MAX),
+            clients: Clients::new(scenario),
+            scheduler: Scheduler::new(&scenario.engine, &is_base),
+            lora_slots: LoraSlots::new(scenario),
+            journeys: Journeys::new(records.requests.then(RequestColumns::default)),
+            merged_ppm: 0,
+            tally: Tally::new(scenario),
+            steps: records.steps.then(StepColumns::default),
+            decision: Decision::default(),
+            completed: Completed::default(),
+        }
+    }
+
+    fn run(&mut self, interrupted: &dyn Fn() -> bool) -> Result<(), SimulateError> {
+        let mut turn = 0_u32;
+        loop {
+            turn = turn.wrapping_add(1);
+            if turn.is_multiple_of(TURNS_A_POLL) && interrupted() {
+                return Err(SimulateError::Interrupted);
+            }
+            self.receive_until(Time(self.now.0 + 1));
+            let joined = self.clients.hand_over(self.now, &mut self.scheduler);
+            if self.now >= self.end {
+                break;
+            }
+            if self.scheduler.is_idle() {
+                if !self.wait_for_request() {
+                    break;
+                }
+            } else if joined > 0 || !self.jump() {
+                if !self.step(joined)? {
+                    break;
+                }
+            }
+        }
+        self.receive_until(Time::MAX);
+        Ok(())
+    }
+
+    /// Takes what clients send before `until`.
+    #[inline]
+    fn receive_until(&mut self, until: Time) {
+        while self.clients.next_arrival() < until {
+            self.clients.receive(
+                &mut self.scheduler,
+                &mut self.journeys,
+                &mut self.tally,
+            );
+        }
+    }
+
+    /// Nothing waits or runs: on to when something can; false if nothing ever will.
+    fn wait_for_request(&mut self) -> bool {
+        if self.clients.next_ready() == Time::MAX {
+            return false;
+        }
+        self.now = self.clients.next_ready();
+        true
+    }
+
+    /// One engine step; false if the end of the run cut it off.
+    fn step(&mut self, joined: u32) -> Result<bool, SimulateError> {
+        self.scheduler.schedule(&mut self.decision);
+        self.decision.shape.arrivals = joined;
+        for preempted in &self.decision.preempted {
+            if preempted.was_decoding {
+                // Its last token came at the end of the step before.
+                self.journeys[preempted.id].latest_token = self.now;
+            }
+        }
+        let shape = self.decision.shape;
+        if shape.scheduled == 0 {
+            self.refuse_if_stuck()?;
+        }
+        let loads = self.lora_slots.walk(self.scheduler.batch());
+        let took = self.scenario.step_time.price(&shape) + loads.time;
+        let start = self.now;
+        let end = start + took;
+        let counts = self.step_counts(loads);
+        if end > self.end {
+            let distinct = shape.distinct_adapters;
+            self.tally.state(start, self.end, &counts, distinct);
+            return Ok(false);
+        }
+        self.receive_until(end);
+        self.now = end;
+        self.hand_out_tokens(took);
+        self.tally
+            .state(start, end, &counts, shape.distinct_adapters);
+        self.tally.steps(end, &counts);
+        if self.steps.is_some() {
+            self.record_step(start, took, &counts);
+        }
+        Ok(true)
+    }
+
+    fn step_counts(&self, loads: Loads) -> StepCounts {
+        StepCounts {
+            steps: 1,
+            running: self.scheduler.running(),
+            waiting: self.scheduler.waiting(),
+            used_blocks: self.scheduler.kv_cache().used(),
+            preempted: self.decision.preempted.len() as u32,
+            gpu_loads: loads.gpu,
+            disk_loads: loads.disk,
+            load: loads.time,
+        }
+    }
+
+    /// A step that schedules nothing, with nothing running and nothing to come, will repeat for ever.
+    fn refuse_if_stuck(&mut self) -> Result<(), SimulateError> {
+        if self.scheduler.running() > 0 || self.clients.has_more() {
+            return Ok(());
+        }
+        let Some(id) = self.scheduler.first_waiting() else {
+            return Ok(());
+        };
+        let request = &self.scheduler.requests[id];
+        Err(SimulateError::Stuck {
+            request: self.journeys[id].number,
+            adapter: request.adapter,
+            prompt_tokens: request.prompt_tokens,
+            output_tokens: request.output_tokens,
+        })
+    }
+
+    /// At the end of a step: tokens for who earned one, farewell to who is done.
+    fn hand_out_tokens(&mut self, took: Time) {
+        let shape = &self.decision.shape;
+        let front_end = &self.scenario.front_end;
+        self.merged_ppm += u64::from(front_end.merged_ppm[shape.scheduled as usize]);
+        for preempted in &self.decision.preempted {
+            self.journeys.preempted(preempted.id);
+        }
+        // Every decode got its last token at the end of the step before.
+        let decodes = u64::from(self.decision.decodes);
+        self.tally.gaps(self.now, took, decodes);
+        self.scheduler.complete(&self.decision, &mut self.completed);
+        for &id in &self.completed.sampled {
+            let journey = &mut self.journeys[id];
+            if journey.first_token == Time::MAX {
+                let engine_ttft = self.now.since(journey.arrival);
+                journey.ttft = front_end.ttft(engine_ttft, shape.scheduled, took);
+                journey.first_token = self.now;
+                journey.merged_before_ppm = self.merged_ppm;
+                self.tally.first_token(journey.arrival, journey.ttft);
+            } else {
+                let gap = self.now.since(journey.latest_token);
+                self.tally.gaps(self.now, gap, 1);
+            }
+            journey.latest_token = self.now;
+        }
+        self.finish();
+    }
+
+    /// Those who have all their tokens leave.
+    fn finish(&mut self) {
+        for &id in &self.completed.finished {
+            let request = &self.scheduler.requests[id];
+            let journey = &self.journeys[id];
+            self.tally.done(&Done {
+                adapter: request.adapter,
+                prompt_tokens: request.prompt_tokens,
+                output_tokens: request.output_tokens,
+                arrival: journey.arrival,
+                first_token: journey.first_token,
+                ttft: journey.ttft,
+                done: self.now,
+                merged_ppm: self.merged_ppm - journey.merged_before_ppm,
+            });
+            self.journeys.done(id, self.now);
+            self.scheduler.requests.release(id);
+        }
+        self.clients.in_flight -= self.completed.finished.len() as u32;
+    }
+
+    /// A row for the step that has just ended.
+    fn record_step(&mut self, start: Time, took: Time, counts: &StepCounts) {
+        let finished = self.completed.finished.len() as u32;
+        if let Some(steps) = &mut self.steps {
+            steps.push(start, took, &self.decision.shape, counts, finished);
+        }
+    }
+
+    fn outcome(mut self) -> Outcome {
+        let end = self.tally.end(self.scenario);
+        for (arrival, _) in self.journeys.without_token() {
+            self.tally.first_token(arrival, end.since(arrival));
+        }
+        let unfinished = u64::from(self.clients.in_flight);
+        Outcome {
+            summary: self.tally.summary(self.scenario, unfinished),
+            adapters: self.tally.adapter_columns(),
+            requests: self.journeys.into_columns(),
+            steps: self.steps,
+        }
+    }
+}

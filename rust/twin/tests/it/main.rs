@@ -1,0 +1,4 @@
+//! The fast engine against the plain one, and against the laws both must keep.
+
+mod equal_to_oracle;
+mod swarm;
