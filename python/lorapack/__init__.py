@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lorapack.fleet.adapter import Adapter as Adapter
     from lorapack.fleet.fleet import Fleet as Fleet
     from lorapack.profile.profile import Profile as Profile
+    from lorapack.sweep.run import run_sweep as run_sweep
+    from lorapack.sweep.store import scan_sweep as scan_sweep
     from lorapack.trace.trace import Trace as Trace
     from lorapack.twin.result import Result as Result
     from lorapack.twin.run import simulate as simulate
@@ -32,6 +34,8 @@ _HOMES = {
     "Result": "lorapack.twin.result",
     "Scenario": "lorapack.twin.scenario",
     "Trace": "lorapack.trace.trace",
+    "run_sweep": "lorapack.sweep.run",
+    "scan_sweep": "lorapack.sweep.store",
     "simulate": "lorapack.twin.run",
     "simulate_many": "lorapack.twin.run",
 }
