@@ -1,7 +1,7 @@
 //! The plain rules against recordings of the real scheduler and the real adapter caches.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
@@ -10,30 +10,56 @@ use lorapack_oracle::scheduler::{Request, Scheduler};
 use lorapack_twin::scenario::{EngineSettings, RuleSet};
 use serde_json::{json, Value};
 
-/// Gzip JSON-lines recordings in a data folder beside the repository; says so when there are none.
-fn recordings(folder: &str) -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../../shared/data")
-        .join(folder);
-    let mut paths: Vec<PathBuf> = match root.read_dir() {
-        Ok(entries) => entries
-            .map(|entry| entry.expect("a readable folder").path())
-            .collect(),
-        Err(_) => Vec::new(),
-    };
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "gz"));
-    paths.sort();
-    if paths.is_empty() {
-        println!("SKIPPED: no recordings in {}", root.display());
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Recordings of one kind: those made by hand, and those of a folder beside the repository; says so
+/// when there are none of the latter.
+fn recordings(by_hand: &str, folder: &str) -> Vec<PathBuf> {
+    let ours = Path::new(ROOT).join("../../tests/data/recordings");
+    let mut paths = files(&ours, |name| name.starts_with(by_hand));
+    assert!(
+        !paths.is_empty(),
+        "no recordings made by hand in {}",
+        ours.display()
+    );
+    let theirs = Path::new(ROOT).join("../../../shared/data").join(folder);
+    let recorded = files(&theirs, |name| name.ends_with(".jsonl.gz"));
+    if recorded.is_empty() {
+        println!("SKIPPED: no recordings in {}", theirs.display());
     }
+    paths.extend(recorded);
+    paths
+}
+
+fn files(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let Ok(entries) = folder.read_dir() else {
+        return Vec::new();
+    };
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a readable folder").path())
+        .collect();
+    paths.retain(|path| {
+        path.file_name()
+            .is_some_and(|name| wanted(&name.to_string_lossy()))
+    });
+    paths.sort();
     paths
 }
 
 fn lines(path: &Path) -> Vec<Value> {
-    let file = File::open(path).expect("a readable file");
-    BufReader::new(GzDecoder::new(file))
-        .lines()
-        .map(|line| serde_json::from_str(&line.expect("gzip")).expect("JSON"))
+    let mut content = Vec::new();
+    let mut file = File::open(path).expect("a readable file");
+    if path.extension().is_some_and(|extension| extension == "gz") {
+        GzDecoder::new(file)
+            .read_to_end(&mut content)
+            .expect("gzip");
+    } else {
+        file.read_to_end(&mut content).expect("a readable file");
+    }
+    content
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).expect("JSON"))
         .collect()
 }
 
@@ -139,7 +165,7 @@ fn replay_scheduler(path: &Path) {
 
 #[test]
 fn reproduces_every_recorded_scheduling_decision() {
-    let paths = recordings("vllm-sched");
+    let paths = recordings("schedule", "vllm-sched");
     for path in &paths {
         replay_scheduler(path);
     }
@@ -177,7 +203,7 @@ fn event(event: Event) -> Value {
 
 #[test]
 fn reproduces_every_recorded_adapter_load() {
-    let paths = recordings("vllm-lora");
+    let paths = recordings("residency", "vllm-lora");
     for path in &paths {
         replay_residency(path);
     }
