@@ -1,6 +1,7 @@
 //! A digital twin of one vLLM engine that serves many LoRA adapters on one GPU.
 
 mod arrivals;
+pub mod conform;
 mod engine;
 pub mod error;
 pub mod front_end;
