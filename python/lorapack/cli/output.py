@@ -127,6 +127,13 @@ class Printer:
         Console().print(drawn)
 
 
+def _seed(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    """A seed as every random stream takes it."""
+    if not 0 <= value < 2**63:
+        raise click.BadParameter("give a whole number from 0 to 2^63 - 1", ctx, param)
+    return value
+
+
 def common_options(function: Callable[..., None]) -> Callable[..., None]:
     """Gives a command ``--json``, ``--quiet`` and ``--seed``, passed on as ``out`` and ``seed``.
 
@@ -141,7 +148,9 @@ def common_options(function: Callable[..., None]) -> Callable[..., None]:
     @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
     @click.option(
         "--seed",
-        type=click.IntRange(0, 2**63 - 1),
+        type=int,
+        metavar="N",
+        callback=_seed,
         default=0,
         show_default=True,
         help="Seed of everything drawn.",

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorapack.errors import InputError, did_you_mean, nearest_name
@@ -27,6 +27,7 @@ from lorapack.fleet.adapter import (
     well_formed,
 )
 from lorapack.fleet.fleet import Fleet
+from lorapack.fleet.peft_adapter import read_peft_adapter
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -79,12 +80,10 @@ def read_fleet(path: str | os.PathLike[str], *, need_rates: bool = True) -> Flee
     content = file_bytes(file)
     if not content.strip():
         raise InputError(file, None, None, "is empty: give at least a header line and an adapter")
-    raw = form(file, content)
+    raw = _with_ranks(form(file, content))
     if not need_rates and "rate_rps" not in raw.columns:
         blank: list[object] = [0.0] * len(next(iter(raw.columns.values()), []))
-        raw = RawFleet(
-            raw.file, {**raw.columns, "rate_rps": blank}, raw.header, raw.place, raw.provenance
-        )
+        raw = replace(raw, columns={**raw.columns, "rate_rps": blank})
     return checked(raw)
 
 
@@ -155,6 +154,22 @@ def checked(raw: RawFleet) -> Fleet:
                 name, value, mend = found
                 raise InputError(raw.file, raw.place(index, name), value, mend)
     return Fleet(adapters, raw.provenance)
+
+
+def _with_ranks(raw: RawFleet) -> RawFleet:
+    """Fills ranks left blank from the adapters' own folders, named relative to the fleet's file."""
+    paths = raw.columns.get("path")
+    if paths is None:
+        return raw
+    ranks = list(raw.columns.get("rank", [None] * len(paths)))
+    for index, (rank, path) in enumerate(zip(ranks, paths, strict=True)):
+        if rank is None and isinstance(path, str):
+            try:
+                ranks[index] = read_peft_adapter(Path(raw.file).parent / path).rank
+            except InputError as error:
+                mend = f"give the rank, or a PEFT folder to read it from ({error})"
+                raise InputError(raw.file, raw.place(index, "path"), path, mend) from error
+    return replace(raw, columns={**raw.columns, "rank": ranks})
 
 
 def _check_columns(raw: RawFleet) -> None:
