@@ -72,6 +72,7 @@ class Design:
         seeds: Scenarios a point, alike but for ``seed`` (which counts up); 1 if not given.
         fit_memory: Lower ``max_loras`` to what starts; else such a point is a row that says so.
         adapters: Keep a row for each adapter, too.
+        most_requests: Shorten ``duration_s`` where more requests than so many would be offered.
     """
 
     kind: str = choice(*KINDS)
@@ -80,6 +81,7 @@ class Design:
     seeds: int | None = number(low=1, optional=True)
     fit_memory: bool | None = None
     adapters: bool | None = None
+    most_requests: float | None = number(above=True, optional=True)
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ class Sweep:
             "document": self.document,
             "design": [self.design.kind, self.design.n, self.design.seed, self.design.seeds],
             "fit_memory": bool(self.design.fit_memory),
+            "most_requests": self.design.most_requests,
             "adapters": bool(self.design.adapters),
             "axes": [[_dotted(place), repr(axis)] for place, axis in self.axes.items()],
             "profiles": [profile.to_toml() for profile in self.profiles()],
@@ -318,7 +321,7 @@ class Sweep:
             scenario = scenario_of_document(document, self.file, {"profile": profile})
             scenario = self._fitted(scenario)
         _ = scenario.engine  # an engine that does not start says so here
-        return scenario
+        return self._shortened(scenario)
 
     def _draw(
         self,
@@ -342,6 +345,14 @@ class Sweep:
     def _with_fleet(self, document: Mapping[str, Any], profile: Profile, fleet: Fleet) -> Scenario:
         overrides = {"profile": profile, "fleet": fleet}
         return self._fitted(scenario_of_document(document, self.file, overrides))
+
+    def _shortened(self, scenario: Scenario) -> Scenario:
+        """With no more requests offered than wished."""
+        most, rate_rps = self.design.most_requests, scenario.fleet.rate_rps
+        duration_s = scenario.duration_s
+        if most is None or duration_s is None or rate_rps * duration_s <= most:
+            return scenario
+        return replace(scenario, duration_s=max(most / rate_rps, scenario.warmup_s + 1.0))
 
     def _fitted(self, scenario: Scenario) -> Scenario:
         """With no more LoRA slots than start, if that is wished."""

@@ -7,6 +7,7 @@ the number of threads, and after any interruption.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -134,17 +135,13 @@ def _chunks_by(
 def _chunks_here(
     store: Store, jobs: int | None, progress: Callable[[int], None]
 ) -> Iterator[Chunk]:
-    sweep = store.sweep
+    sweep, missing = store.sweep, store.missing()
     with ThreadPoolExecutor(1, thread_name_prefix="sweep") as builder:
-        missing = store.missing()
-        following = (
-            builder.submit(_scenarios, sweep, store.indices(missing[0])) if missing else None
-        )
-        for number, after in zip(missing, [*missing[1:], None], strict=True):
-            assert following is not None
-            scenarios = following.result()
+        built = [builder.submit(_scenarios, sweep, store.indices(i)) for i in missing[:1]]
+        for number, after in itertools.zip_longest(missing, missing[1:]):
+            scenarios = built.pop().result()
             if after is not None:
-                following = builder.submit(_scenarios, sweep, store.indices(after))
+                built.append(builder.submit(_scenarios, sweep, store.indices(after)))
             yield _simulated(sweep, number, store.indices(number), scenarios, jobs, progress)
 
 
