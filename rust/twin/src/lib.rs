@@ -13,6 +13,8 @@ pub mod requests;
 pub mod scenario;
 pub mod step_time;
 pub mod streams;
+pub mod sweep;
 pub mod units;
 
 pub use engine::{simulate, Records};
+pub use sweep::simulate_many;

@@ -1,4 +1,5 @@
 //! The fast engine against the plain one, and against the laws both must keep.
 
+mod determinism;
 mod equal_to_oracle;
 mod swarm;
