@@ -117,9 +117,9 @@ def _entry(file: Path, name: str, entry: object) -> tuple[str, tuple[int, ...], 
     dtype, shape, offsets = (found.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
         raise InputError(file, f"tensor {name}", entry, "save it again: no shape and data_offsets")
-    if dtype not in BYTES_OF:
+    if not isinstance(dtype, str) or dtype not in BYTES_OF:
         raise InputError(file, f"tensor {name}", dtype, f"save it as one of {', '.join(BYTES_OF)}")
-    return str(dtype), tuple(shape), offsets[0], offsets[1]
+    return dtype, tuple(shape), offsets[0], offsets[1]
 
 
 def _sizes(found: object) -> TypeGuard[list[int]]:

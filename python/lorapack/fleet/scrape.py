@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import time
 import urllib.error
@@ -176,17 +177,17 @@ def content_of(source: str) -> bytes:
     if not is_url(source):
         return file_bytes(source)
     key = os.environ.get("LORAPACK_API_KEY")
-    request = urllib.request.Request(source)
-    if key:
-        # Not sent on to wherever a redirect points.
-        request.add_unredirected_header("Authorization", f"Bearer {key}")
     try:
+        request = urllib.request.Request(source)
+        if key:
+            # Not sent on to wherever a redirect points.
+            request.add_unredirected_header("Authorization", f"Bearer {key}")
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             content: bytes = answer.read(LARGEST_ANSWER_BYTES + 1)
     except urllib.error.HTTPError as error:
         mend = "check the address" if error.code != 401 else "set LORAPACK_API_KEY"
         raise InputError(source, None, f"HTTP {error.code}", mend) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise InputError(source, None, None, f"cannot be fetched: {error}") from error
     if len(content) > LARGEST_ANSWER_BYTES:
         raise InputError(source, None, f"over {LARGEST_ANSWER_BYTES} bytes", "check the address")
