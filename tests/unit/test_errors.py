@@ -41,7 +41,11 @@ def every_kind() -> set[type[LorapackError]]:
 
 
 def test_every_kind_of_error_has_an_example():
-    assert every_kind() == set(EXAMPLES)
+    kinds = every_kind()
+    assert {kind for kind in kinds if kind.__module__ == "lorapack.errors"} == set(EXAMPLES)
+    for kind in kinds:
+        # A room may refine a kind for its own use; the user still sees one of the catalogue.
+        assert issubclass(kind, tuple(EXAMPLES))
 
 
 @pytest.mark.parametrize("error", EXAMPLES.values(), ids=lambda error: type(error).__name__)

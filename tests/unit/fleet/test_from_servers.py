@@ -2,7 +2,11 @@
 
 import http.server
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 from peft_folders import write_adapter
@@ -355,6 +359,27 @@ def test_a_running_server_is_scraped_twice(server, monkeypatch):
     fleet, _ = fleet_from_vllm(served, grown, seconds, RANKS, Popularity("uniform", 0.0))
     assert fleet.rate_rps == pytest.approx(10 / seconds, rel=1e-5)
     assert fleet["a"].prompt_tokens == 100.0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_in_a_window_ends_at_once_with_130_and_writes_nothing(server, tmp_path):
+    command = ["fleet", "from-gateway", f"{server}/metrics", "--window", "600", "-o", "fleet.csv"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "lorapack", *command],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(600):
+        if Server.scrapes:
+            break
+        time.sleep(0.05)
+    time.sleep(0.3)
+    running.send_signal(signal.SIGINT)
+    _, complaints = running.communicate(timeout=10)
+    assert running.returncode == 130
+    assert complaints == "interrupted\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_servers_that_refuse_or_are_not_there_are_named(server, monkeypatch):
