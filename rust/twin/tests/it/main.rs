@@ -2,4 +2,5 @@
 
 mod determinism;
 mod equal_to_oracle;
+mod laws;
 mod swarm;
