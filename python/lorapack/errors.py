@@ -147,6 +147,24 @@ def shown(value: object) -> str:
     return short if plain else ascii(short)
 
 
+def printable(text: str) -> str:
+    r"""A text that cannot move the cursor or colour the terminal, whatever names are in it.
+
+    Args:
+        text: Anything; line breaks stay.
+
+    Returns:
+        The text, control characters shown as U+FFFD.
+
+    Example:
+        >>> printable("a\x1b[2J")
+        'a\ufffd[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(mark if mark.isprintable() or mark == "\n" else "\ufffd" for mark in text)
+
+
 def nearest_name(name: str, names: Iterable[str]) -> str | None:
     """The known name that an unknown one most resembles, if any does.
 

@@ -14,6 +14,7 @@ from lorapack.errors import (
     Infeasible,
     InputError,
     LorapackError,
+    printable,
     shown,
 )
 
@@ -68,7 +69,7 @@ def message_of(error: LorapackError) -> str:
 
 
 def _say(message: str) -> None:
-    click.echo(message, err=True)
+    click.echo(printable(message), err=True)
 
 
 def _forget_stdout() -> None:

@@ -30,6 +30,8 @@ from typing import Any, TypeVar
 
 import click
 
+from lorapack.errors import printable
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 INPUT_FILE: click.Path = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -83,7 +85,7 @@ class Printer:
     def note(self, message: str) -> None:
         """Says something on stderr that is no part of the result."""
         if not self.quiet:
-            click.echo(message, err=True)
+            click.echo(printable(message), err=True)
 
     def warn(self, message: str) -> None:
         """Says something on stderr that the user should know before trusting the result."""
@@ -224,7 +226,7 @@ def cell_text(cell: object) -> str:
         return f"{cell:,}"
     if isinstance(cell, float):
         return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.4g}"
-    return "".join(letter if letter.isprintable() else "�" for letter in str(cell))
+    return printable(str(cell)).replace("\n", "\ufffd")
 
 
 def _numeric(table: Table, index: int) -> bool:

@@ -65,6 +65,11 @@ def test_cells_cannot_move_the_cursor():
     assert cell_text(True) == "yes"
 
 
+def test_notes_cannot_move_the_cursor(capsys):
+    Printer().warn("a\x1b[2Jb")
+    assert capsys.readouterr().err == "warning: a\ufffd[2Jb\n"
+
+
 def test_a_terminal_gets_a_table_with_names_as_they_are(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("TERM", "dumb")
