@@ -1,10 +1,31 @@
 """The private native module: what `rust/bindings` exports. Only the twin's own rooms import it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+__all__ = [
+    "Adapter",
+    "Arrivals",
+    "EngineSettings",
+    "FrontEnd",
+    "GpuPhysics",
+    "LengthShape",
+    "Outcome",
+    "Scenario",
+    "StepTime",
+    "Table",
+    "Trace",
+    "Work",
+    "WorkSums",
+    "conform_residency",
+    "conform_schedule",
+    "physics_features",
+    "simulate",
+    "simulate_many",
+]
 
 @final
 class Arrivals:
@@ -145,6 +166,17 @@ class Scenario:
         warm: bool,
     ) -> Scenario: ...
 
+def conform_schedule(
+    settings: EngineSettings, columns: Mapping[str, NDArray[np.uint32]], *, completed: bool
+) -> tuple[int, str, str, str] | None: ...
+def conform_residency(
+    columns: Mapping[str, NDArray[np.uint32]],
+    step: NDArray[np.int32],
+    *,
+    max_loras: int,
+    max_cpu_loras: int,
+) -> tuple[int, str, str, str] | None: ...
+
 @final
 class Table:
     """Columns of equal length, read through the Arrow PyCapsule interface without a copy."""
@@ -171,8 +203,8 @@ def simulate_many(
     threads: int,
     progress: Callable[[int], None] | None = None,
 ) -> list[Outcome]: ...
-
 def physics_features() -> list[tuple[str, str, str, bool]]: ...
+
 @final
 class Work:
     """What one adapter asks of a GPU."""
@@ -203,7 +235,7 @@ class WorkSums:
     def copy(self) -> WorkSums: ...
     @property
     def n_adapters(self) -> int: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
     __hash__: None  # type: ignore[assignment]
 
 @final

@@ -37,21 +37,24 @@ QUIET_S = 2.0
 
 def engine_options(function: F) -> F:
     """The engine's settings as flags under the engine's names; unset ones arrive as ``None``."""
-    count = click.IntRange(min=1)
-    options = (
-        click.option("--max-loras", type=click.IntRange(min=0), help="LoRA slots; 0: LoRA off."),
-        click.option("--max-lora-rank", type=count, help="Rank the slots are made for."),
-        click.option("--max-cpu-loras", type=count, help="Adapters in the CPU cache."),
-        click.option(
-            "--kv-cache-tokens", type=count, help="KV cache, in place of the memory rule."
-        ),
-        click.option("--max-model-len", type=count, help="Longest sequence, tokens."),
-        click.option("--max-num-seqs", type=count, help="Requests that may run at once."),
-        click.option("--max-num-batched-tokens", type=count, help="Tokens a step may hold."),
-        click.option("--block-size", type=count, help="Tokens a KV block."),
+    counts = {
+        "max-loras": "LoRA slots; 0: LoRA off.",
+        "max-lora-rank": "Rank the slots are made for.",
+        "max-cpu-loras": "Adapters in the CPU cache.",
+        "kv-cache-tokens": "KV cache, in place of the memory rule.",
+        "max-model-len": "Longest sequence, tokens.",
+        "max-num-seqs": "Requests that may run at once.",
+        "max-num-batched-tokens": "Tokens a step may hold.",
+        "block-size": "Tokens a KV block.",
+    }
+    options = [
+        click.option(f"--{name}", type=click.IntRange(min=0), metavar="N", help=text)
+        for name, text in counts.items()
+    ]
+    options += [
         click.option("--gpu-memory-utilization", type=float, help="Share of memory, 0 to 1."),
         click.option("--rule-set", help="Scheduling rules: vllm-0.8.5 or vllm-0.33."),
-    )
+    ]
     for option in reversed(options):
         function = option(function)
     return function
@@ -65,7 +68,9 @@ def engine_options(function: F) -> F:
 @engine_options
 @click.option("--duration", "duration_s", type=Duration(), help="End of the run, such as 1h.")
 @click.option("--warmup", "warmup_s", type=Duration(), help="Nothing is counted before it.")
-@click.option("--max-in-flight", type=click.IntRange(min=1), help="Arrivals beyond are dropped.")
+@click.option(
+    "--max-in-flight", type=click.IntRange(1), metavar="N", help="Arrivals beyond are dropped."
+)
 @click.option("--warm", is_flag=True, default=None, help="Start with every adapter loaded.")
 @click.option("--trace", "trace_path", type=INPUT_FILE, help="Replay these requests.")
 @click.option("--requests-out", type=OUTPUT_FILE, help="Keep every request, as Parquet.")

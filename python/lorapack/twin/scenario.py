@@ -178,7 +178,7 @@ class Scenario:
         for name, low, high in _COUNTS:
             _check_count(name, getattr(self, name), low, high)
         if self.rule_set is not None and self.rule_set not in RULE_SETS:
-            raise _wrong("rule_set", self.rule_set, did_you_mean(self.rule_set, RULE_SETS))
+            raise _wrong("rule_set", self.rule_set, f"give one of {', '.join(RULE_SETS)}")
         _check_times(self)
         _check_adapters(self)
         _check_engine(self)

@@ -3,6 +3,7 @@
 //! A [`scenario::Scenario`] is put together from frozen parts, [`run`] hands it to the twin through
 //! the one door [`enter`], [`outcome`] shows what came of it, [`error`] says what was wrong.
 
+mod conform;
 mod enter;
 mod error;
 mod outcome;
@@ -14,6 +15,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    #[pymodule_export]
+    use crate::conform::{conform_residency, conform_schedule};
     #[pymodule_export]
     use crate::outcome::{Outcome, Table};
     #[pymodule_export]

@@ -1,44 +1,16 @@
 //! Running scenarios: one, or many side by side.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
 
-use lorapack_twin::error::ScenarioError;
+use lorapack_twin::error::SimulateError;
+use lorapack_twin::Records;
 use pyo3::prelude::*;
 
-use crate::enter::enter;
-use crate::error::input_error;
+use crate::enter::{enter, Interrupted};
+use crate::error::Failure;
 use crate::outcome::Outcome;
 use crate::scenario::Scenario;
-
-struct Failure(ScenarioError);
-
-impl From<Failure> for PyErr {
-    fn from(failure: Failure) -> PyErr {
-        input_error(&failure.0)
-    }
-}
-
-fn run(
-    scenario: &lorapack_twin::scenario::Scenario,
-    requests: bool,
-    steps: bool,
-) -> Result<lorapack_twin::metrics::Outcome, Failure> {
-    scenario.check().map_err(Failure)?;
-    let mut outcome = lorapack_oracle::simulate(scenario).map_err(|stuck| {
-        Failure(ScenarioError {
-            place: format!("request {}", stuck.request),
-            value: "can never be scheduled".to_owned(),
-            mend: "give the engine more KV cache, or shorter requests".to_owned(),
-        })
-    })?;
-    if !requests {
-        outcome.requests = None;
-    }
-    if !steps {
-        outcome.steps = None;
-    }
-    Ok(outcome)
-}
 
 /// Runs one scenario.
 #[pyfunction]
@@ -50,8 +22,11 @@ pub fn simulate(
     steps: bool,
 ) -> PyResult<Outcome> {
     let scenario = &scenario.get().0;
-    let outcome = enter(py, |_| run(scenario, requests, steps), |_| Ok(()))?;
-    Ok(outcome.into())
+    let records = Records { requests, steps };
+    let work = |interrupted: Interrupted<'_>| {
+        lorapack_twin::simulate(scenario, records, &|| interrupted()).map_err(Failure::from)
+    };
+    enter(py, work, |_| Ok(())).map(Outcome::from)
 }
 
 /// Runs many scenarios on up to `threads` threads; outcomes come in the order of the scenarios.
@@ -64,27 +39,52 @@ pub fn simulate_many(
     threads: usize,
     progress: Option<Bound<'_, PyAny>>,
 ) -> PyResult<Vec<Outcome>> {
-    let _ = threads;
     let scenarios: Vec<_> = scenarios.iter().map(|scenario| &scenario.get().0).collect();
     let done = AtomicUsize::new(0);
     let report = |_: Python<'_>| match &progress {
         Some(progress) => progress.call1((done.load(Ordering::Relaxed),)).map(drop),
         None => Ok(()),
     };
-    let outcomes = enter(
-        py,
-        |interrupted| {
-            let mut outcomes = Vec::new();
-            for scenario in scenarios {
+    let work = |interrupted: Interrupted<'_>| {
+        side_by_side(&scenarios, threads, interrupted, &done).map_err(Failure::from)
+    };
+    let outcomes = enter(py, work, report)?;
+    Ok(outcomes.into_iter().map(Outcome::from).collect())
+}
+
+type Ran = Result<lorapack_twin::metrics::Outcome, SimulateError>;
+
+fn side_by_side(
+    scenarios: &[&lorapack_twin::scenario::Scenario],
+    threads: usize,
+    interrupted: Interrupted<'_>,
+    done: &AtomicUsize,
+) -> Result<Vec<lorapack_twin::metrics::Outcome>, SimulateError> {
+    let next = AtomicUsize::new(0);
+    let slots: Vec<Mutex<Option<Ran>>> = scenarios.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.min(scenarios.len()) {
+            scope.spawn(|| loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(scenario) = scenarios.get(index) else {
+                    break;
+                };
                 if interrupted() {
                     break;
                 }
-                outcomes.push(run(scenario, false, false)?);
+                let ran = lorapack_twin::simulate(scenario, Records::default(), &|| interrupted());
+                *slots[index].lock().expect("no thread panics with it") = Some(ran);
                 done.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok::<_, Failure>(outcomes)
-        },
-        report,
-    )?;
-    Ok(outcomes.into_iter().map(Outcome::from).collect())
+            });
+        }
+    });
+    slots
+        .into_iter()
+        .map(|slot| {
+            slot.into_inner()
+                .ok()
+                .flatten()
+                .unwrap_or(Err(SimulateError::Interrupted))
+        })
+        .collect()
 }
