@@ -1,0 +1,108 @@
+"""The page in a real browser: drawn, quiet on the console, light and dark, narrow and wide."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from lorapack.cli.main import run
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
+)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    if CHROMIUM is None:
+        pytest.skip("CHROMIUM ABSENT: the report was not opened in a browser")
+    return CHROMIUM
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A report of a packed fleet, with its timeline."""
+    folder = tmp_path_factory.mktemp("report")
+    fleet = folder / "fleet.csv"
+    rows = [f"tenant-{number},{(8, 16, 32)[number % 3]},0.05" for number in range(12)]
+    fleet.write_text("\n".join(["adapter,rank,rate_rps", *rows]) + "\n")
+    plan, html = folder / "plan.json", folder / "report.html"
+    assert run(["pack", str(fleet), "-o", str(plan), "--quiet"]) == 0
+    arguments = ["report", str(plan), "-o", str(html), "--timeline", "60", "--quiet"]
+    assert run(arguments) == 0
+    return html
+
+
+def browse(chromium, page, *options):
+    done = subprocess.run(
+        [
+            chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=8000",
+            *options,
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout, said
+
+
+def test_every_figure_is_drawn_and_the_console_is_quiet(chromium, page):
+    dom, said = browse(chromium, page, "--dump-dom")
+    assert said == []
+    wanted = len(re.findall(r'data-figure="', dom))
+    assert re.search(r'<html[^>]* data-drawn="(\d+)"', dom)[1] == str(wanted)
+    assert len(re.findall(r"<svg[^>]*class=\"marks\"", dom)) == wanted >= 3
+
+
+def test_the_console_would_be_heard(chromium, page, tmp_path):
+    broken = tmp_path / "broken.html"
+    broken.write_text(page.read_text().replace("vegaEmbed(plot", "noSuchFunction(plot"))
+    assert browse(chromium, broken, "--dump-dom")[1]
+
+
+def test_light_and_dark_narrow_and_wide_are_pictures_of_their_own(chromium, page, tmp_path):
+    from matplotlib.image import imread
+
+    brightness = {}
+    for theme, scheme in (("dark", 0), ("light", 1)):
+        for width in (400, 1280):
+            shot = tmp_path / f"{theme}-{width}.png"
+            browse(
+                chromium,
+                page,
+                f"--screenshot={shot}",
+                f"--window-size={width},1600",
+                f"--blink-settings=preferredColorScheme={scheme}",
+            )
+            picture = imread(shot)[..., :3]
+            assert picture.shape[1] == width
+            assert picture.std() > 0.02, "an empty page"
+            brightness[theme, width] = float(picture.mean())
+    assert all(brightness["dark", width] < 0.3 for width in (400, 1280))
+    assert all(brightness["light", width] > 0.7 for width in (400, 1280))
+
+
+def test_nothing_is_wider_than_a_phone(chromium, page, tmp_path):
+    probe = tmp_path / "probe.html"
+    script = (
+        "<script>addEventListener('load', () => setTimeout(() => {"
+        "document.documentElement.dataset.width = document.documentElement.scrollWidth"
+        "}, 3000));</script></body>"
+    )
+    text = page.read_text()
+    assert text.count("</body>") == 1
+    probe.write_text(text.replace("</body>", script))
+    dom, _ = browse(chromium, probe, "--dump-dom", "--window-size=400,1600")
+    assert int(re.search(r'data-width="(\d+)"', dom)[1]) <= 400

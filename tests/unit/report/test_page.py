@@ -1,0 +1,203 @@
+"""The page as text: complete, escaped, self-contained, the same bytes again."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorapack.errors import InputError
+from lorapack.report import Sources, page, read_sources, render
+from lorapack.report.rooms import HEIGHT, WIDTH, room_of, squarified
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Tree(HTMLParser):
+    """Elements, ids and references; complains when tags do not close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
+
+
+def parsed(html: str) -> Tree:
+    tree = Tree()
+    tree.feed(html)
+    tree.close()
+    assert tree.open == []
+    assert tree.seen
+    return tree
+
+
+@pytest.fixture
+def html(folder) -> str:
+    return render(read_sources([folder]))
+
+
+def test_every_part_is_there(html):
+    tree = parsed(html)
+    for words in ("2 GPUs serve 45 adapters", "verified", "1.43", "interactive", "round-robin"):
+        assert words in tree.text
+    assert {a["id"] for t, a in tree.seen if t == "section" and "id" in a} == {
+        "rooms",
+        "evidence",
+        "memory",
+        "savings",
+        "maxpack",
+        "fidelity",
+    }
+
+
+def test_every_figure_has_a_specification(html):
+    tree = parsed(html)
+    specs = json.loads(re.search(r'id="specs">(.*?)</script>', html, re.DOTALL)[1])
+    drawn = {a["data-figure"] for _, a in tree.seen if "data-figure" in a}
+    assert drawn == set(specs)
+    assert len(drawn) == 5
+
+
+def test_names_cannot_become_markup(html):
+    tree = parsed(html)
+    assert not [a for t, a in tree.seen if t == "img" or "onerror" in a]
+    assert [t for t, _ in tree.seen].count("script") == 3
+    assert "</script><script>alert(1)</script>" in tree.text
+
+
+def test_the_page_may_ask_the_network_for_nothing(html):
+    tree = parsed(html)
+    (policy,) = [a["content"] for t, a in tree.seen if a.get("http-equiv")]
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe-eval" not in policy
+    references = [a.get(k) for _, a in tree.seen for k in ("src", "href") if a.get(k)]
+    assert references
+    assert all(one.startswith(("#", "data:")) for one in references)
+
+
+def test_links_within_the_page_lead_somewhere(html):
+    tree = parsed(html)
+    ids = [a["id"] for _, a in tree.seen if "id" in a]
+    assert len(ids) == len(set(ids))
+    for _, attributes in tree.seen:
+        for name in ("href", "aria-labelledby"):
+            target = attributes.get(name) or ""
+            if name != "href" or target.startswith("#"):
+                assert not target or target.lstrip("#") in ids
+
+
+def test_what_scrolls_or_opens_can_be_reached_by_keyboard(html):
+    tree = parsed(html)
+    scrollers = [a for _, a in tree.seen if "scroll" in (a.get("class") or "").split()]
+    assert scrollers
+    assert all(a.get("tabindex") == "0" and a.get("aria-label") for a in scrollers)
+    assert all(int(a["tabindex"]) == 0 for _, a in tree.seen if "tabindex" in a)
+
+
+def test_same_sources_same_bytes(folder):
+    assert render(read_sources([folder])) == render(read_sources([folder]))
+
+
+def test_the_page_is_small_enough(html):
+    assert len(html.encode()) < page.LARGEST_BYTES / 2
+
+
+def test_a_plan_alone_is_enough(plan):
+    tree = parsed(render(Sources(plan=plan)))
+    assert "gpu-1" in tree.text
+    assert "Savings" not in tree.text
+
+
+def test_a_plan_that_says_little_is_still_drawn(plan):
+    from dataclasses import replace
+
+    bare = replace(plan.gpus[0], memory={}, twin={}, predicted={}, seeds=(), margin=0.0)
+    tree = parsed(render(Sources(plan=replace(plan, gpus=(bare,), cost_per_hour=None))))
+    assert "gpu-0" in tree.text
+
+
+def test_two_plans_are_refused(folder):
+    with pytest.raises(InputError, match="second plan"):
+        read_sources([folder, folder / "plan.json"])
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"gpus": [{}]}', '"x"'])
+def test_a_file_that_holds_nothing_known_is_refused(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(InputError):
+        read_sources([path])
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="sources"):
+        read_sources([tmp_path])
+
+
+def test_a_broken_table_is_refused(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"not parquet")
+    with pytest.raises(InputError, match="Parquet"):
+        read_sources([tmp_path / "x.parquet"])
+
+
+def test_a_sweep_gives_the_frontier(tmp_path):
+    import polars as pl
+
+    part = tmp_path / "part=0"
+    part.mkdir()
+    pl.DataFrame(
+        {"max_loras": [8, 16], "offered_tps": [1e3, 2e3], "served_fraction": [1.0, 0.5]}
+    ).write_parquet(part / "0.parquet")
+    assert "Starvation frontier" in parsed(render(read_sources([tmp_path]))).text
+
+
+def test_tiles_fill_their_part_of_the_room(plan):
+    room = room_of(plan.gpus[0])
+    area = sum(tile.width * tile.height for tile in room.tiles)
+    assert area == pytest.approx(WIDTH * HEIGHT / 1.08)
+    heaviest = max(room.tiles, key=lambda tile: tile.load)
+    assert heaviest.width * heaviest.height == pytest.approx(area * heaviest.load / room.load)
+
+
+def test_a_crowd_of_small_adapters_shares_a_tile(plan):
+    from dataclasses import replace
+
+    gpu = plan.gpus[0]
+    crowd = [replace(gpu.adapters[n % 40], adapter=f"a{n}") for n in range(900)]
+    room = room_of(replace(gpu, adapters=tuple(crowd)))
+    assert len(room.tiles) == 401
+    assert room.tiles[-1].name == "500 more adapters"
+
+
+@given(
+    st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=60),
+    st.floats(1.0, 500.0),
+    st.floats(1.0, 500.0),
+)
+def test_squarified_parts_keep_their_area_and_stay_inside(sizes, width, height):
+    sizes = sorted(sizes, reverse=True)
+    boxes = squarified(sizes, width, height)
+    scale = width * height / sum(sizes)
+    slack = 1e-6 * max(width, height)
+    for size, (x, y, w, h) in zip(sizes, boxes, strict=True):
+        assert w * h == pytest.approx(size * scale, rel=1e-6)
+        assert min(x, y) >= 0
+        assert x + w <= width + slack
+        assert y + h <= height + slack
