@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from lorapack.profile.lengths import Lengths as ProfileLengths
 from lorapack.profile.section import number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from numpy.typing import NDArray
@@ -34,8 +35,7 @@ SAMPLE_ROWS = 8192
 """Rows to which a weighted histogram is laid out: shares to 0.01 %."""
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """A shape of the twin and an adapter's factors on it.
 
     Attributes:
@@ -49,11 +49,15 @@ class Drawn:
     output_scale: float
 
 
+Draw: TypeAlias = "Callable[[Adapter], Drawn]"
+"""Says what the twin draws an adapter's lengths from."""
+
+
 class LengthLaw(Protocol):
     """Prompt and output lengths, drawn together."""
 
-    def drawn(self, adapter: Adapter, lengths: ProfileLengths) -> Drawn:
-        """What the twin draws an adapter's lengths from, under a profile with these lengths."""
+    def bound(self, lengths: ProfileLengths) -> Draw:
+        """Says what the twin draws each adapter's lengths from, under a profile's lengths."""
         ...
 
 
@@ -61,32 +65,33 @@ class LengthLaw(Protocol):
 class OwnLengths:
     """Each adapter's own ``lengths`` column: the law of a scenario that names none."""
 
-    def drawn(self, adapter: Adapter, lengths: ProfileLengths) -> Drawn:
+    def bound(self, lengths: ProfileLengths) -> Draw:
         """What the twin draws from."""
-        if adapter.lengths == "constant":
-            return Constant().drawn(adapter, lengths)
-        if adapter.lengths == "lognormal":
+        of_profile, constant = OfProfile().bound(lengths), Constant().bound(lengths)
+
+        def draw(adapter: Adapter) -> Drawn:
+            if adapter.lengths == "profile":
+                return of_profile(adapter)
+            if adapter.lengths == "constant":
+                return constant(adapter)
             law = Lognormal(
                 prompt_sigma=adapter.prompt_sigma or 0.0,
                 output_sigma=adapter.output_sigma or 0.0,
                 correlation=adapter.correlation,
             )
-            return law.drawn(adapter, lengths)
-        return OfProfile().drawn(adapter, lengths)
+            return law.bound(lengths)(adapter)
+
+        return draw
 
 
 @dataclass(frozen=True)
 class OfProfile:
     """The profile's joint shape, scaled to each adapter's means."""
 
-    def drawn(self, adapter: Adapter, lengths: ProfileLengths) -> Drawn:
+    def bound(self, lengths: ProfileLengths) -> Draw:
         """What the twin draws from."""
-        prompt, output = _means(adapter, lengths)
-        return Drawn(
-            _profile_shape(lengths),
-            prompt / lengths.prompt.mean_tokens,
-            output / lengths.output.mean_tokens,
-        )
+        prompt, output = lengths.prompt.mean_tokens, lengths.output.mean_tokens
+        return _scaled(_profile_shape(lengths), (prompt, output), (prompt, output))
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,9 @@ class Constant:
     prompt_tokens: float | None = number(low=1, optional=True)
     output_tokens: float | None = number(low=1, optional=True)
 
-    def drawn(self, adapter: Adapter, lengths: ProfileLengths) -> Drawn:
+    def bound(self, lengths: ProfileLengths) -> Draw:
         """What the twin draws from."""
-        prompt, output = _means(adapter, lengths, self.prompt_tokens, self.output_tokens)
-        return Drawn(_one_token(), prompt, output)
+        return _stretched(_one_token(), lengths, self.prompt_tokens, self.output_tokens)
 
 
 @dataclass(frozen=True)
@@ -125,11 +129,10 @@ class Lognormal:
     prompt_tokens: float | None = number(low=1, optional=True)
     output_tokens: float | None = number(low=1, optional=True)
 
-    def drawn(self, adapter: Adapter, lengths: ProfileLengths) -> Drawn:
+    def bound(self, lengths: ProfileLengths) -> Draw:
         """What the twin draws from."""
-        prompt, output = _means(adapter, lengths, self.prompt_tokens, self.output_tokens)
         shape = _lognormal(self.prompt_sigma, self.output_sigma, self.correlation or 0.0)
-        return Drawn(shape, prompt, output)
+        return _stretched(shape, lengths, self.prompt_tokens, self.output_tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,22 +199,55 @@ class Empirical:
     def _shape(self) -> _native.LengthShape:
         return _native.LengthShape.pairs(self.prompt_tokens, self.output_tokens)
 
-    def drawn(self, adapter: Adapter, lengths: ProfileLengths) -> Drawn:  # noqa: ARG002 - the law's
+    def bound(self, lengths: ProfileLengths) -> Draw:  # noqa: ARG002 - every law's
         """What the twin draws from."""
-        return Drawn(self._shape, 1.0, 1.0)
+        drawn = Drawn(self._shape, 1.0, 1.0)
+        return lambda _: drawn
 
 
-def _means(
-    adapter: Adapter,
+def _stretched(
+    shape: _native.LengthShape,
     lengths: ProfileLengths,
-    prompt_tokens: float | None = None,
-    output_tokens: float | None = None,
-) -> tuple[float, float]:
-    """Mean prompt and output tokens: those given, else the adapter's, else the profile's."""
-    prompt = (prompt_tokens, adapter.prompt_tokens, lengths.prompt.mean_tokens)
-    output = (output_tokens, adapter.output_tokens, lengths.output.mean_tokens)
-    first = [next(mean for mean in means if mean is not None) for means in (prompt, output)]
-    return first[0], first[1]
+    prompt_tokens: float | None,
+    output_tokens: float | None,
+) -> Draw:
+    """A shape of mean 1, stretched to the means given, else the adapter's, else the profile's."""
+    means = (lengths.prompt.mean_tokens, lengths.output.mean_tokens)
+    if prompt_tokens is not None and output_tokens is not None:
+        drawn = Drawn(shape, prompt_tokens, output_tokens)
+        return lambda _: drawn
+    draw = _scaled(shape, (1.0, 1.0), means)
+
+    def partly(adapter: Adapter) -> Drawn:
+        own = draw(adapter)
+        return Drawn(
+            shape,
+            own.prompt_scale if prompt_tokens is None else prompt_tokens,
+            own.output_scale if output_tokens is None else output_tokens,
+        )
+
+    return partly
+
+
+def _scaled(
+    shape: _native.LengthShape, of_shape: tuple[float, float], otherwise: tuple[float, float]
+) -> Draw:
+    """A shape with the means ``of_shape``, scaled to an adapter's means.
+
+    Where an adapter has none, to those of ``otherwise``.
+    """
+    prompt_mean, output_mean = of_shape
+    prompt_otherwise, output_otherwise = otherwise
+
+    def draw(adapter: Adapter) -> Drawn:
+        prompt, output = adapter.prompt_tokens, adapter.output_tokens
+        return Drawn(
+            shape,
+            (prompt_otherwise if prompt is None else prompt) / prompt_mean,
+            (output_otherwise if output is None else output) / output_mean,
+        )
+
+    return draw
 
 
 def _tokens(values: Numbers, which: str) -> NDArray[np.float32]:

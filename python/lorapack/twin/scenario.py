@@ -205,11 +205,10 @@ class Scenario:
             InputError: The trace names an adapter that the fleet has not.
         """
         engine = self.engine
-        shapes: dict[int, tuple[int, _native.LengthShape]] = {}
-        adapters = [self._native_adapter(adapter, shapes) for adapter in self.fleet]
+        adapters, shapes = self._native_adapters(engine.max_lora_rank)
         return _native.Scenario(
             adapters=adapters,
-            length_shapes=[shape for _, shape in shapes.values()],
+            length_shapes=shapes,
             trace=None if self.trace is None else _native_trace(self.trace, self.fleet),
             engine=engine.native(),
             step_time=_native_step_time(
@@ -227,32 +226,45 @@ class Scenario:
             warm=self.warm,
         )
 
-    def _native_adapter(
-        self, adapter: Adapter, shapes: dict[int, tuple[int, _native.LengthShape]]
-    ) -> _native.Adapter:
-        """One adapter; a length shape not met before is added to ``shapes`` (by identity)."""
-        drawn = (self.lengths or OwnLengths()).drawn(adapter, self.profile.lengths)
-        index, _ = shapes.setdefault(id(drawn.shape), (len(shapes), drawn.shape))
+    def _native_adapters(
+        self, max_lora_rank: int
+    ) -> tuple[list[_native.Adapter], list[_native.LengthShape]]:
+        """The adapters, and the length shapes that they point to."""
+        loads_ps = self._loads_ps(max_lora_rank)
+        draw = (self.lengths or OwnLengths()).bound(self.profile.lengths)
+        indices: dict[_native.LengthShape, int] = {}
+        adapters = []
+        for adapter in self.fleet:
+            shape, prompt_scale, output_scale = draw(adapter)
+            gpu_load_ps, disk_load_ps = loads_ps[adapter.rank]
+            native = _native.Adapter(
+                key=stream_key(adapter.adapter),
+                is_base=adapter.is_base,
+                arrivals=self._native_arrivals(adapter),
+                length_shape=indices.setdefault(shape, len(indices)),
+                prompt_scale=prompt_scale,
+                output_scale=output_scale,
+                gpu_load_ps=gpu_load_ps,
+                disk_load_ps=disk_load_ps,
+            )
+            adapters.append(native)
+        return adapters, list(indices)
+
+    def _loads_ps(self, max_lora_rank: int) -> dict[int, tuple[int, int]]:
+        """By rank: picoseconds from CPU to slot, and from disk to CPU."""
         loading = self.profile.adapter_loading
-        return _native.Adapter(
-            key=stream_key(adapter.adapter),
-            is_base=adapter.is_base,
-            arrivals=self._native_arrivals(adapter),
-            length_shape=index,
-            prompt_scale=drawn.prompt_scale,
-            output_scale=drawn.output_scale,
-            gpu_load_ps=loading.gpu_load_ps(adapter.rank, self.engine.max_lora_rank),
-            disk_load_ps=loading.disk_load_ps(adapter.rank),
-        )
+        return {
+            rank: (loading.gpu_load_ps(rank, max_lora_rank), loading.disk_load_ps(rank))
+            for rank in {adapter.rank for adapter in self.fleet}
+        }
 
     def _native_arrivals(self, adapter: Adapter) -> _native.Arrivals:
-        if self.arrivals is None and self.trace is not None:
-            return _native.Arrivals.none()
-        if adapter.rate_rps == 0.0:
+        if adapter.rate_rps == 0.0 or (self.arrivals is None and self.trace is not None):
             return _native.Arrivals.none()
         return (self.arrivals or OwnGaps()).native(adapter)
 
 
+@functools.lru_cache(maxsize=2**17)
 def stream_key(adapter: str) -> int:
     """The number that names an adapter's random streams: of its name alone, on every machine.
 

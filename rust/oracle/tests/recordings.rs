@@ -1,4 +1,5 @@
 //! The plain rules against recordings of the real scheduler and the real adapter caches.
+#![expect(clippy::print_stdout, reason = "a test that compares nothing must say so")]
 
 use std::fs::File;
 use std::io::Read;

@@ -6,7 +6,6 @@ import pytest
 
 from lorapack.fleet.adapter import Adapter
 from lorapack.fleet.fleet import Fleet
-from lorapack.twin.result import PER_ADAPTER_COLUMNS
 from lorapack.twin.run import simulate
 
 KEYS = (
@@ -69,7 +68,20 @@ def test_totals_agree_with_the_records(result):
 
 def test_per_adapter_rows_are_in_fleet_order_and_add_up(result, fleet):
     frame = result.per_adapter
-    assert tuple(frame.columns) == PER_ADAPTER_COLUMNS
+    assert frame.columns == [
+        "adapter",
+        "rank",
+        "offered",
+        "offered_tokens",
+        "completed",
+        "input_tokens",
+        "output_tokens",
+        "ttft_mean_ms",
+        "judged_offered",
+        "judged_completed",
+        "served_fraction",
+        "starved",
+    ]
     assert frame["adapter"].to_list() == [adapter.adapter for adapter in fleet]
     assert frame["rank"].to_list() == [adapter.rank for adapter in fleet]
     assert frame["completed"].sum() == result.completed
