@@ -22,6 +22,7 @@ the bound is true, and loose.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -105,39 +106,57 @@ def request_prices_s(
         One row a pair (b, m), one column an adapter: every row is a valid list of prices.
         Infinite for an adapter whose rank no engine of this profile starts with.
     """
-    columns: dict[tuple[object, ...], Floats] = {}
     keys = [_law(adapter) for adapter in adapters]
-    scale = _token_price_scale_s(profile, evaluator)
-    for key, adapter in zip(keys, adapters, strict=True):
-        if key not in columns:
-            columns[key] = _prices_of_law(profile, adapter, evaluator, min_served, scale)
+    capacity = {
+        rank: _capacity(profile, rank, evaluator) for rank in {0, *(key[0] for key in keys)}
+    }
+    columns = {
+        key: _prices_of_law(profile, key, (capacity[0], capacity[key[0]]), min_served)
+        for key in dict.fromkeys(keys)
+    }
     return np.stack([columns[key] for key in keys], axis=1)
 
 
+_Law = tuple[int, str, "float | None", "float | None"]
+"""What a request's price depends on: rank class, kind of lengths, their means."""
+
+
+@functools.lru_cache(maxsize=4096)
 def _prices_of_law(
-    profile: Profile, adapter: Adapter, evaluator: Evaluator, min_served: float, scale_s: Floats
+    profile: Profile, law: _Law, capacities: tuple[int, int], min_served: float
 ) -> Floats:
-    rank = 0 if adapter.is_base else max_lora_rank_for([adapter])
-    lines = supporting_lines(profile, rank, evaluator)
-    if lines is None:
+    """One column of prices; capacities without LoRA and at the law's rank, tokens."""
+    rank, kind, prompt_mean, output_mean = law
+    bare_capacity, capacity = capacities
+    if not capacity:
         return np.full(N_SLOPES * len(TOKEN_PRICES), np.inf)
-    prompt, output = lengths_of(profile, adapter)
-    costs = lines.costs_s(prompt, output)
+    scale = _token_price_scale_s(profile, bare_capacity)
+    prompt, output = lengths_of(profile, kind, prompt_mean, output_mean)
+    costs = supporting_lines(profile, rank, capacity).costs_s(prompt, output)
     tokens = prompt + output
     rows = []
     for multiple in TOKEN_PRICES:
-        price = multiple * scale_s
+        price = multiple * scale
         kept = np.minimum(costs, np.outer(price, tokens)).mean(axis=1)
         rows.append(kept - price * (1.0 - min_served) * tokens.mean())
     return np.concatenate(rows)
 
 
-def supporting_lines(profile: Profile, rank: int, evaluator: Evaluator) -> Lines | None:
-    """The lines at a rank (0: LoRA off), with one slot; None if no engine starts with that."""
+def _capacity(profile: Profile, rank: int, evaluator: Evaluator) -> int:
+    """KV tokens with the fewest slots of a rank (0: LoRA off); 0 if no engine starts."""
+    return evaluator.kv_cache_tokens(profile, 1 if rank else 0, rank or MAX_LORA_RANKS[0])
+
+
+@functools.lru_cache(maxsize=64)
+def supporting_lines(profile: Profile, rank: int, capacity: int) -> Lines:
+    """The lines at a rank (0: LoRA off) with the fewest slots.
+
+    Args:
+        profile: Its step table.
+        rank: A `max_lora_rank`.
+        capacity: KV tokens.
+    """
     max_loras = 1 if rank else 0
-    capacity = evaluator.kv_cache_tokens(profile, max_loras, rank or MAX_LORA_RANKS[0])
-    if not capacity:
-        return None
     budget = profile.engine.max_num_batched_tokens
     tokens = np.arange(1, budget + 1, dtype=np.float64)
     tables = profile.step_time.tables(max_loras, rank or MAX_LORA_RANKS[0], budget)
@@ -156,37 +175,39 @@ def supporting_lines(profile: Profile, rank: int, evaluator: Evaluator) -> Lines
     )
 
 
-def lengths_of(profile: Profile, adapter: Adapter) -> tuple[Floats, Floats]:
-    """A sample of the adapter's lengths, tokens: the profile's shape at its means, cut alike.
+def lengths_of(
+    profile: Profile, kind: str, prompt_mean: float | None, output_mean: float | None
+) -> tuple[Floats, Floats]:
+    """A sample of lengths, tokens: the profile's shape at the given means, cut as the twin cuts.
 
-    An adapter with a law of its own is taken at its means: less context than it reads, so the
-    bound stays true.
+    Lengths of a law of their own are taken at their means: less context than is read, so the bound
+    stays true.
     """
     longest = float(profile.engine.max_model_len)
     own = profile.lengths
-    if adapter.lengths == "profile":
+    if kind == "profile":
         prompt, output = (column.astype(np.float64) for column in own.pairs(N_PAIRS))
-        if adapter.prompt_tokens is not None:
-            prompt = prompt * (adapter.prompt_tokens / own.prompt.mean_tokens)
-        if adapter.output_tokens is not None:
-            output = output * (adapter.output_tokens / own.output.mean_tokens)
+        if prompt_mean is not None:
+            prompt = prompt * (prompt_mean / own.prompt.mean_tokens)
+        if output_mean is not None:
+            output = output * (output_mean / own.output.mean_tokens)
     else:
-        prompt = np.array([adapter.prompt_tokens], dtype=np.float64)
-        output = np.array([adapter.output_tokens], dtype=np.float64)
+        prompt = np.array([prompt_mean], dtype=np.float64)
+        output = np.array([output_mean], dtype=np.float64)
     prompt = np.clip(prompt, 1.0, longest - 1.0)
     return prompt, np.clip(output, 1.0, longest - prompt)
 
 
-def _token_price_scale_s(profile: Profile, evaluator: Evaluator) -> Floats:
+@functools.lru_cache(maxsize=64)
+def _token_price_scale_s(profile: Profile, capacity: int) -> Floats:
     """What a token of the profile's own lengths costs, by slope, seconds: the unit of m."""
-    lines = supporting_lines(profile, 0, evaluator)
-    assert lines is not None, "a profile's engine starts without adapters"
+    lines = supporting_lines(profile, 0, capacity)
     prompt, output = (column.astype(np.float64) for column in profile.lengths.pairs(N_PAIRS))
     mean: Floats = lines.costs_s(prompt, output).mean(axis=1) / (prompt + output).mean()
     return mean
 
 
-def _law(adapter: Adapter) -> tuple[object, ...]:
+def _law(adapter: Adapter) -> _Law:
     rank = 0 if adapter.is_base else max_lora_rank_for([adapter])
     return (rank, adapter.lengths, adapter.prompt_tokens, adapter.output_tokens)
 

@@ -39,6 +39,22 @@ FULL = 0.985
 """Sharing out slack is not tried when GPUs are fuller than this on average."""
 
 
+class HoldsNowhere(Infeasible):
+    """An item that does not hold even alone: it may have to be split, or exempted.
+
+    Args:
+        item: The item.
+    """
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        super().__init__(
+            f"adapter {item.name} holds on no GPU that is left in the pool",
+            "raise the pool's counts, or relax the service level",
+        )
+        self.args = (item,)
+
+
 @dataclass
 class Greedy:
     """Packs items on GPUs of given kinds.
@@ -60,6 +76,8 @@ class Greedy:
     advance: Callable[[int], None] = lambda _: None
     _work_held: dict[str, float] = field(default_factory=dict)
     _rules: dict[str, list[SlotRule]] = field(default_factory=dict)
+    _works: dict[int, dict[tuple[str, float], float]] = field(default_factory=dict)
+    _rows: dict[int, int] = field(default_factory=dict)
 
     def place(self, items: Sequence[Item], max_gpus: int | None = None) -> list[GpuPlacement]:
         """All items on as few GPUs as this method finds.
@@ -69,7 +87,8 @@ class Greedy:
             max_gpus: Stop when more would be needed.
 
         Raises:
-            Infeasible: An item holds on no GPU, or the GPUs do not suffice.
+            HoldsNowhere: An item holds on no GPU.
+            Infeasible: The GPUs do not suffice.
         """
         full = self.fill(sorted(items, key=item_order), max_gpus)
         return self.level(full) or full
@@ -167,11 +186,17 @@ class Greedy:
 
     def _work(self, kind: GpuKind, items: Sequence[Item]) -> list[float]:
         """Engine-seconds a second that each item asks for at least: the shape of its size."""
-        loads = [item.load for item in items]
-        rates = np.array([load.rate_rps for load in loads])
-        prices = request_prices_s(kind.profile, loads, self.evaluator, self.slo.min_served)
-        work = (prices * rates)[int(np.argmax(prices @ rates))]
-        return [float(size) for size in work]
+        known = self._works.setdefault(id(kind), {})
+        unknown = [item for item in items if (item.name, item.share) not in known]
+        if unknown:
+            loads = [item.load for item in unknown]
+            rates = np.array([load.rate_rps for load in loads])
+            prices = request_prices_s(kind.profile, loads, self.evaluator, self.slo.min_served)
+            row = self._rows.setdefault(id(kind), int(np.argmax(prices @ rates)))
+            works = prices[row] * rates
+            for item, work in zip(unknown, works, strict=True):
+                known[item.name, item.share] = float(work)
+        return [known[item.name, item.share] for item in items]
 
     def _sizes(self, gpus: Sequence[GpuPlacement]) -> list[list[float]]:
         """Sizes such that every filled GPU sums to one; the last is measured by the one before."""
@@ -229,10 +254,7 @@ def _holds_nowhere(item: Item, label: str | None) -> Infeasible:
             f"the adapters pinned to {label} do not hold together on one GPU",
             "pin fewer of them there",
         )
-    return Infeasible(
-        f"adapter {item.name} holds on no GPU that is left in the pool",
-        "raise the pool's counts, or relax the service level",
-    )
+    return HoldsNowhere(item)
 
 
 def _too_few(n_gpus: int, n_left: int, n_items: int) -> Infeasible:

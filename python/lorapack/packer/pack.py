@@ -10,23 +10,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lorapack.errors import Infeasible, InputError, did_you_mean
-from lorapack.packer.bound import true_bound
-from lorapack.packer.greedy import SEED_MARGIN, Greedy
+from lorapack.packer.greedy import SEED_MARGIN, Greedy, HoldsNowhere
 from lorapack.packer.methods import METHODS, check_method
-from lorapack.packer.plan import ENGINE_KEYS, Plan, PlannedAdapter, PlannedGpu
-from lorapack.packer.problem import GpuKind, Problem, base_model
+from lorapack.packer.problem import GpuKind, Problem
 from lorapack.packer.split import Split, split
 from lorapack.packer.verify import (
     Judges,
     Proof,
-    failing_probability,
-    rate_margins,
     repair,
     verify,
 )
+from lorapack.packer.writing import write_down
 from lorapack.profile.profile import Profile
 from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel, service_level
-from lorapack.twin.trial import HOUR, Horizon, TwinJudge, scenario_of
+from lorapack.twin.trial import HOUR, Horizon, TwinJudge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,8 +31,8 @@ if TYPE_CHECKING:
     from lorapack.fleet.adapter import Adapter
     from lorapack.fleet.fleet import Fleet
     from lorapack.packer.placement import GpuPlacement, Item
+    from lorapack.packer.plan import Plan
     from lorapack.packer.problem import Objective
-    from lorapack.twin.trial import Verdict
 
 STEERING = Horizon(duration_s=600.0, warmup_s=60.0)
 """The short window on which trials are made while placing."""
@@ -162,16 +159,14 @@ def solve(problem: Problem, settings: Settings) -> Plan:
     """
     check_method(settings.method)
     steer, judges = judges_of(problem, settings)
-    settings.progress("looking at the fleet", 0)
-    items = split(problem, steer.level, steer.batch, 1.0 + SEED_MARGIN)
-    gpus = _place(problem, items, steer, settings)
+    items, gpus = place(problem, steer, settings)
     settings.progress("verifying with the twin", 0)
     if settings.method == "greedy":
-        proof = repair(gpus, judges, steer, _placer(problem, steer))
+        proof = repair(gpus, judges, steer, placer(problem, steer))
     else:
         proof = verify(gpus, judges)
     _check_count(problem, proof)
-    return _written(problem, settings, items, proof, steer, judges)
+    return write_down(problem, settings, items, proof, steer, judges)
 
 
 def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
@@ -201,6 +196,23 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
     )
 
 
+def place(problem: Problem, steer: Judges, settings: Settings) -> tuple[Split, list[GpuPlacement]]:
+    """The fleet as items and where they go; what was found not to hold alone is divided.
+
+    Raises:
+        Infeasible: Something holds nowhere, even divided.
+    """
+    known: frozenset[str] = frozenset()
+    while True:
+        items = split(problem, steer.level, steer.batch, 1.0 + SEED_MARGIN, known)
+        try:
+            return items, _place(problem, items, steer, settings)
+        except HoldsNowhere as found:
+            if found.item.name in known:
+                raise
+            known |= {found.item.name}
+
+
 def _place(problem: Problem, items: Split, steer: Judges, settings: Settings) -> list[GpuPlacement]:
     """Ordinary items by the method, exempt ones by greedy under `batch`, base model by model."""
     gpus: list[GpuPlacement] = []
@@ -213,10 +225,10 @@ def _place(problem: Problem, items: Split, steer: Judges, settings: Settings) ->
     return gpus
 
 
-def _placer(problem: Problem, steer: Judges) -> Callable[[list[Item], bool], list[GpuPlacement]]:
-    """Puts what a repair left homeless on GPUs of its own."""
+def placer(problem: Problem, steer: Judges) -> Callable[[list[Item], bool], list[GpuPlacement]]:
+    """A function that puts what a repair left homeless on GPUs of its own."""
 
-    def place(items: list[Item], exempt: bool) -> list[GpuPlacement]:
+    def place_more(items: list[Item], exempt: bool) -> list[GpuPlacement]:
         evaluator = steer.batch if exempt else steer.level
         slo = steer.batch_slo if exempt else steer.slo
         gpus: list[GpuPlacement] = []
@@ -224,7 +236,7 @@ def _placer(problem: Problem, steer: Judges) -> Callable[[list[Item], bool], lis
             gpus += Greedy(kinds, evaluator, slo, exempt=exempt).place(group)
         return gpus
 
-    return place
+    return place_more
 
 
 def _by_kinds(
@@ -245,145 +257,3 @@ def _check_count(problem: Problem, proof: Proof) -> None:
             f"{problem.n_gpus} GPUs do not suffice for slo {problem.slo.name}",
             f"{len(proof.gpus)} GPUs do",
         )
-
-
-def _written(
-    problem: Problem,
-    settings: Settings,
-    items: Split,
-    proof: Proof,
-    steer: Judges,
-    judges: Judges,
-) -> Plan:
-    margins = rate_margins(proof.gpus, steer)
-    predicted = [steer.of(gpu).judge([gpu.trial()])[0] for gpu in proof.gpus]
-    bound = true_bound(problem, steer.level)
-    gpus = tuple(
-        _planned(problem, settings, index, gpu, judges, proof.verdicts[index], expected, margin)
-        for index, (gpu, expected, margin) in enumerate(
-            zip(proof.gpus, predicted, margins, strict=True)
-        )
-    )
-    return Plan(
-        n_gpus=len(gpus),
-        lower_bound=bound,
-        bound={"true": bound},
-        slo=problem.slo.name,
-        service_level=problem.slo.to_dict(),
-        rate_headroom=problem.rate_headroom,
-        method=settings.method,
-        objective=problem.objective,
-        seed=problem.seed,
-        verified=proof.verified,
-        gpus=gpus,
-        exempt=tuple(_exempt(problem, items, proof)),
-        cost_per_hour=_total([gpu.kind.price_per_hour for gpu in proof.gpus]),
-        kwh_per_hour=_total([_kilo(gpu.kind.watts) for gpu in proof.gpus]),
-    )
-
-
-def _planned(
-    problem: Problem,
-    settings: Settings,
-    index: int,
-    gpu: GpuPlacement,
-    judges: Judges,
-    verdict: Verdict,
-    expected: Verdict,
-    margin: float,
-) -> PlannedGpu:
-    seeds = tuple(problem.seed + 1 + i for i in range(settings.n_seeds))
-    scenario = scenario_of(gpu.trial(), HOUR, seeds[0])
-    memory = gpu.kind.profile.memory_plan(scenario.engine.max_loras, scenario.engine.max_lora_rank)
-    return PlannedGpu(
-        gpu=gpu.label or f"gpu-{index}",
-        profile=gpu.kind.profile.name,
-        base_model=base_model(gpu.kind.profile),
-        engine={key: getattr(scenario.engine, key) for key in ENGINE_KEYS},
-        adapters=tuple(_planned_adapter(problem, item) for item in gpu.items),
-        exempt=gpu.exempt,
-        memory={
-            "kv_cache_tokens": memory.kv_cache_tokens,
-            "parts_gib": dict(memory.parts_gib),
-            "host_gib": memory.host_gib(load.rank for load in gpu.loads),
-        },
-        predicted=figures(expected),
-        twin=figures(verdict),
-        seeds=seeds,
-        margin=margin,
-        failing_probability=failing_probability(verdict, judges.slo_of(gpu)),
-    )
-
-
-def _planned_adapter(problem: Problem, item: Item) -> PlannedAdapter:
-    load = item.load
-    names = ("prompt_tokens", "output_tokens", "gaps", "model", "pin", "keep_apart")
-    extra = {name: getattr(load, name) for name in names if getattr(load, name) is not None}
-    if load.lengths != "profile":
-        laws = ("lengths", "prompt_sigma", "output_sigma", "correlation")
-        extra |= {name: getattr(load, name) for name in laws if getattr(load, name) is not None}
-    return PlannedAdapter(
-        adapter=item.name,
-        share=item.share,
-        rank=load.rank,
-        rate_rps=problem.rate_stated_rps(item.name) * item.share,
-        path=load.path,
-        load={"cv": load.cv, **extra},
-    )
-
-
-def figures(verdict: Verdict) -> dict[str, Any]:
-    """What a verdict says, as plans write it: the worst over seeds, means where said so."""
-    runs = verdict.results
-    n = max(len(runs), 1)
-    return {
-        "served_fraction": verdict.served_fraction,
-        "ttft_p99_ms": verdict.ttft_p99_ms,
-        "throughput_tps": verdict.throughput_tps,
-        "tpot_mean_ms": sum(run.tpot_ms.mean for run in runs) / n,
-        "mean_running": sum(run.mean_running for run in runs) / n,
-        "kv_usage_max": max((run.kv_usage.max for run in runs), default=0.0),
-        "preemptions": sum(run.preemptions for run in runs),
-        "adapter_loads": sum(run.adapter_loads for run in runs),
-        "by_seed": [
-            {
-                "served_fraction": run.served_fraction,
-                "ttft_p99_ms": run.ttft_with_unserved_p99_ms,
-            }
-            for run in runs
-        ],
-        "violations": [str(violation) for violation in verdict.violations],
-    }
-
-
-def _exempt(problem: Problem, items: Split, proof: Proof) -> list[dict[str, Any]]:
-    """Each exempt client once, with the p99 of the worst GPU that holds it."""
-    found: dict[str, dict[str, Any]] = {}
-    for index, (gpu, verdict) in enumerate(zip(proof.gpus, proof.verdicts, strict=True)):
-        if not gpu.exempt:
-            continue
-        for item in gpu.items:
-            entry = found.setdefault(
-                item.name,
-                {
-                    "adapter": item.name,
-                    "cv": item.load.cv,
-                    "ttft_p99_ms": 0.0,
-                    "gpus": [],
-                    "reason": f"its own clumps break slo {problem.slo.name} alone on a GPU",
-                },
-            )
-            entry["ttft_p99_ms"] = max(entry["ttft_p99_ms"], verdict.ttft_p99_ms)
-            entry["gpus"].append(gpu.label or f"gpu-{index}")
-    assert set(found) == {item.name for item in items.exempt}, "an exempt client has no GPU"
-    return [found[name] for name in sorted(found)]
-
-
-def _total(parts: Iterable[float | None]) -> float | None:
-    """The sum, or None where a part is not known."""
-    known = list(parts)
-    return None if any(part is None for part in known) else float(sum(p for p in known if p))
-
-
-def _kilo(watts: float | None) -> float | None:
-    return None if watts is None else watts / 1000.0

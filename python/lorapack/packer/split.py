@@ -50,7 +50,11 @@ class Split:
 
 
 def split(
-    problem: Problem, evaluator: Evaluator, batch: Evaluator, rate_factor: float = 1.0
+    problem: Problem,
+    evaluator: Evaluator,
+    batch: Evaluator,
+    rate_factor: float = 1.0,
+    known: frozenset[str] = frozenset(),
 ) -> Split:
     """Turns adapters into items; tries alone those that might not fit a GPU whole.
 
@@ -59,13 +63,14 @@ def split(
         evaluator: Judges by the problem's service level.
         batch: Judges by `batch`.
         rate_factor: Margin on rates, as in placement.
+        known: Names of adapters that placement found not to hold alone.
 
     Raises:
         Infeasible: An adapter's rank starts on no GPU, the level cannot be kept for it at any rate,
             or its clumps break the level and the problem is strict.
     """
     trier = _Alone(problem, evaluator, batch, rate_factor)
-    suspects = trier.suspects()
+    suspects = trier.suspects(known)
     verdicts = trier.verdicts(suspects, evaluator)
     items: list[Item] = []
     exempt: list[Item] = []
@@ -87,7 +92,7 @@ class _Alone:
     batch: Evaluator
     rate_factor: float
 
-    def suspects(self) -> list[Adapter]:
+    def suspects(self, known: frozenset[str]) -> list[Adapter]:
         """Whoever might not hold alone: the hot, the clumped, and the first of every rank."""
         fleet = self.problem.fleet
         work = self._work(fleet)
@@ -95,7 +100,8 @@ class _Alone:
         ranks: set[int] = set()
         for adapter, busy in zip(fleet, work, strict=True):
             self._check_rank(adapter)
-            if busy > HOT_WORK or adapter.cv > CLUMPED_CV or adapter.rank not in ranks:
+            odd = busy > HOT_WORK or adapter.cv > CLUMPED_CV or adapter.rank not in ranks
+            if odd or adapter.adapter in known:
                 chosen.append(adapter)
             ranks.add(adapter.rank)
         return chosen

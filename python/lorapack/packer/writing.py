@@ -1,0 +1,173 @@
+"""From a proven placement to a plan: the figures, the margins, the bound, the money."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lorapack.packer.bound import true_bound
+from lorapack.packer.plan import ENGINE_KEYS, Plan, PlannedAdapter, PlannedGpu
+from lorapack.packer.problem import base_model
+from lorapack.packer.verify import failing_probability, rate_margins
+from lorapack.twin.trial import HOUR, scenario_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lorapack.packer.pack import Settings
+    from lorapack.packer.placement import GpuPlacement, Item
+    from lorapack.packer.problem import Problem
+    from lorapack.packer.split import Split
+    from lorapack.packer.verify import Judges, Proof
+    from lorapack.twin.trial import Verdict
+
+
+def write_down(
+    problem: Problem,
+    settings: Settings,
+    items: Split,
+    proof: Proof,
+    steer: Judges,
+    judges: Judges,
+) -> Plan:
+    """The plan of a proven placement.
+
+    Args:
+        problem: What was asked.
+        settings: How it was packed.
+        items: The fleet as it was split.
+        proof: The placement and its verdicts.
+        steer: The quick judges, for margins and expectations.
+        judges: The verifying ones.
+    """
+    margins = rate_margins(proof.gpus, steer)
+    predicted = [steer.of(gpu).judge([gpu.trial()])[0] for gpu in proof.gpus]
+    bound = true_bound(problem, steer.level)
+    gpus = tuple(
+        _planned(problem, settings, index, gpu, judges, proof.verdicts[index], expected, margin)
+        for index, (gpu, expected, margin) in enumerate(
+            zip(proof.gpus, predicted, margins, strict=True)
+        )
+    )
+    return Plan(
+        n_gpus=len(gpus),
+        lower_bound=bound,
+        bound={"true": bound},
+        slo=problem.slo.name,
+        service_level=problem.slo.to_dict(),
+        rate_headroom=problem.rate_headroom,
+        method=settings.method,
+        objective=problem.objective,
+        seed=problem.seed,
+        verified=proof.verified,
+        gpus=gpus,
+        exempt=tuple(_exempt(problem, items, proof)),
+        cost_per_hour=_total([gpu.kind.price_per_hour for gpu in proof.gpus]),
+        kwh_per_hour=_total([_kilo(gpu.kind.watts) for gpu in proof.gpus]),
+    )
+
+
+def _planned(
+    problem: Problem,
+    settings: Settings,
+    index: int,
+    gpu: GpuPlacement,
+    judges: Judges,
+    verdict: Verdict,
+    expected: Verdict,
+    margin: float,
+) -> PlannedGpu:
+    seeds = tuple(problem.seed + 1 + i for i in range(settings.n_seeds))
+    scenario = scenario_of(gpu.trial(), HOUR, seeds[0])
+    memory = gpu.kind.profile.memory_plan(scenario.engine.max_loras, scenario.engine.max_lora_rank)
+    return PlannedGpu(
+        gpu=gpu.label or f"gpu-{index}",
+        profile=gpu.kind.profile.name,
+        base_model=base_model(gpu.kind.profile),
+        engine={key: getattr(scenario.engine, key) for key in ENGINE_KEYS},
+        adapters=tuple(_planned_adapter(problem, item) for item in gpu.items),
+        exempt=gpu.exempt,
+        memory={
+            "kv_cache_tokens": memory.kv_cache_tokens,
+            "parts_gib": dict(memory.parts_gib),
+            "host_gib": memory.host_gib(load.rank for load in gpu.loads),
+        },
+        predicted=figures(expected),
+        twin=figures(verdict),
+        seeds=seeds,
+        margin=margin,
+        failing_probability=failing_probability(verdict, judges.slo_of(gpu)),
+    )
+
+
+def _planned_adapter(problem: Problem, item: Item) -> PlannedAdapter:
+    load = item.load
+    names = ("prompt_tokens", "output_tokens", "gaps", "model", "pin", "keep_apart")
+    extra = {name: getattr(load, name) for name in names if getattr(load, name) is not None}
+    if load.lengths != "profile":
+        laws = ("lengths", "prompt_sigma", "output_sigma", "correlation")
+        extra |= {name: getattr(load, name) for name in laws if getattr(load, name) is not None}
+    return PlannedAdapter(
+        adapter=item.name,
+        share=item.share,
+        rank=load.rank,
+        rate_rps=problem.rate_stated_rps(item.name) * item.share,
+        path=load.path,
+        load={"cv": load.cv, **extra},
+    )
+
+
+def figures(verdict: Verdict) -> dict[str, Any]:
+    """What a verdict says, as plans write it: the worst over seeds, means where said so."""
+    runs = verdict.results
+    n = max(len(runs), 1)
+    return {
+        "served_fraction": verdict.served_fraction,
+        "ttft_p99_ms": verdict.ttft_p99_ms,
+        "throughput_tps": verdict.throughput_tps,
+        "tpot_mean_ms": sum(run.tpot_ms.mean for run in runs) / n,
+        "mean_running": sum(run.mean_running for run in runs) / n,
+        "kv_usage_max": max((run.kv_usage.max for run in runs), default=0.0),
+        "preemptions": sum(run.preemptions for run in runs),
+        "adapter_loads": sum(run.adapter_loads for run in runs),
+        "by_seed": [
+            {
+                "served_fraction": run.served_fraction,
+                "ttft_p99_ms": run.ttft_with_unserved_p99_ms,
+            }
+            for run in runs
+        ],
+        "violations": [str(violation) for violation in verdict.violations],
+    }
+
+
+def _exempt(problem: Problem, items: Split, proof: Proof) -> list[dict[str, Any]]:
+    """Each exempt client once, with the p99 of the worst GPU that holds it."""
+    found: dict[str, dict[str, Any]] = {}
+    for index, (gpu, verdict) in enumerate(zip(proof.gpus, proof.verdicts, strict=True)):
+        if not gpu.exempt:
+            continue
+        for item in gpu.items:
+            entry = found.setdefault(
+                item.name,
+                {
+                    "adapter": item.name,
+                    "cv": item.load.cv,
+                    "ttft_p99_ms": 0.0,
+                    "gpus": [],
+                    "reason": f"its own clumps break slo {problem.slo.name} alone on a GPU",
+                },
+            )
+            entry["ttft_p99_ms"] = max(entry["ttft_p99_ms"], verdict.ttft_p99_ms)
+            entry["gpus"].append(gpu.label or f"gpu-{index}")
+    assert set(found) == {item.name for item in items.exempt}, "an exempt client has no GPU"
+    return [found[name] for name in sorted(found)]
+
+
+def _total(parts: Iterable[float | None]) -> float | None:
+    """The sum, or None where a part is not known."""
+    known = list(parts)
+    return None if any(part is None for part in known) else float(sum(p for p in known if p))
+
+
+def _kilo(watts: float | None) -> float | None:
+    return None if watts is None else watts / 1000.0
