@@ -33,8 +33,8 @@ const ALWAYS_BUSY: f64 = 30.0;
 /// adapters, concave for unlike ones, so that steps from the left never overshoot.
 const WAIT_STEPS: usize = 5;
 
-/// Secant steps for the running requests.
-const RUNNING_STEPS: usize = 8;
+/// Steps of the solver for the step time, at most; four or five are usual.
+const SOLVER_STEPS: usize = 12;
 
 /// Prices of a step in seconds, by whole tokens where they are tables.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,6 +145,8 @@ pub struct SteadyState {
     pub slot_pressure: f64,
     /// Wait for a slot, mean over requests.
     pub slot_wait_s: f64,
+    /// Share of the work for which a slot comes free within the window.
+    pub slot_served: f64,
     /// Share of the KV cache held.
     pub kv_usage: f64,
     /// Free places over the standard deviation of running requests.
@@ -165,34 +167,23 @@ pub struct SteadyState {
     pub served_fraction: f64,
 }
 
+/// What a step comes to, with all that leads to it.
+struct Point {
+    running: f64,
+    waiting: f64,
+    batch: Batch,
+    sharing: Sharing,
+}
+
 /// A step with a given number of running requests.
-#[derive(Clone, Copy, Default)]
 struct Batch {
     step_s: f64,
     prefill_step_s: f64,
     batched_tokens: f64,
-    distinct_adapters: f64,
     load_s: f64,
-    slot_pressure: f64,
-    /// In service times.
-    slot_wait: f64,
-    /// Requests.
-    waiting: f64,
-}
-
-/// Who waits while a step runs; looking at them costs time.
-#[derive(Clone, Copy)]
-enum Queue {
-    /// Nobody: the capacity is that of the batch alone.
-    Nobody,
-    /// Those whose adapter waits for a slot.
-    ForSlots,
-    /// So many, in a queue that grows.
-    Grows(f64),
 }
 
 /// How adapters share the slots, in service times.
-#[derive(Clone, Copy, Default)]
 struct Sharing {
     distinct_adapters: f64,
     pressure: f64,
@@ -200,6 +191,20 @@ struct Sharing {
     wait: f64,
     /// Adapters copied into a slot for each request completed.
     loads: f64,
+    /// Share of the work whose turn comes within the window.
+    served: f64,
+}
+
+impl Default for Sharing {
+    fn default() -> Self {
+        Sharing {
+            distinct_adapters: 0.0,
+            pressure: 0.0,
+            wait: 0.0,
+            loads: 0.0,
+            served: 1.0,
+        }
+    }
 }
 
 impl Gpu {
@@ -207,51 +212,112 @@ impl Gpu {
     #[must_use]
     pub fn solve(&self, demand: &Demand, setting: &Setting) -> SteadyState {
         let limit = self.running_limits(demand, setting);
-        let full_of_tokens = limit.tokens <= limit.running;
-        let full = self.batch(
-            demand,
-            setting,
-            limit.running,
-            Queue::Nobody,
-            full_of_tokens,
-        );
-        let engine_rps = limit.running / (demand.output_tokens * full.step_s);
-        let capacity_rps = engine_rps.min(1.0 / self.front_end.request.max(1e-9));
-        let offered = demand.rate_rps;
-        let (batch, running, waiting, completed_rps) = if offered < capacity_rps {
-            let running = self.running(demand, setting, limit.running);
-            let seen = one_more(running, limit.running);
-            let batch = self.batch(demand, setting, seen, Queue::ForSlots, false);
-            (batch, running, batch.waiting, offered)
-        } else {
-            self.overloaded(demand, setting, &limit, full)
-        };
+        let capacity_rps = self.capacity_rps(demand, setting, &limit);
+        let point = self.operating_point(demand, setting, &limit);
+        let (batch, sharing) = (&point.batch, &point.sharing);
+        let service_s = demand.output_tokens * batch.step_s;
         let state = SteadyState {
             capacity_rps,
-            load: offered / capacity_rps,
-            completed_rps,
-            running,
+            load: demand.rate_rps / capacity_rps,
+            completed_rps: (point.running / service_s).min(demand.rate_rps),
+            running: point.running,
             running_limit: limit.running,
             token_room: limit.tokens / limit.running,
             kv_room: limit.kv / limit.running,
             batched_tokens: batch.batched_tokens,
-            distinct_adapters: batch.distinct_adapters,
+            distinct_adapters: sharing.distinct_adapters,
             step_s: batch.step_s,
             prefill_step_s: batch.prefill_step_s,
-            itl_s: batch.step_s / (1.0 - at(&self.front_end.merged, running)),
+            itl_s: batch.step_s / (1.0 - at(&self.front_end.merged, point.running)),
             load_fraction: batch.load_s / batch.step_s,
-            slot_pressure: batch.slot_pressure,
-            slot_wait_s: (batch.slot_wait * demand.output_tokens * batch.step_s)
-                .min(0.5 * setting.duration_s),
-            kv_usage: (running / limit.kv).min(1.0),
-            headroom: headroom(running, limit.running, demand.gap_cv_square),
-            waiting,
+            slot_pressure: sharing.pressure,
+            slot_wait_s: (sharing.wait * service_s).min(setting.duration_s),
+            slot_served: sharing.served,
+            kv_usage: (point.running / limit.kv).min(1.0),
+            headroom: headroom(point.running, limit.running, demand.gap_cv_square),
+            waiting: point.waiting,
             clump_s: demand.clump_tokens / (capacity_rps * demand.output_tokens),
-            front_end_load: offered * self.front_end.request,
+            front_end_load: demand.rate_rps * self.front_end.request,
             startup_fraction: self.startup_fraction(demand, setting),
             ..SteadyState::default()
         };
         self.with_latency(state, demand, setting)
+    }
+
+    /// Completions at the limit, were the batch always full and nobody looked at the queue.
+    fn capacity_rps(&self, demand: &Demand, setting: &Setting, limit: &RunningLimits) -> f64 {
+        let work = (demand.rate_rps * demand.output_tokens).max(1e-12);
+        let sharing = Self::sharing(demand, setting, limit.running / work);
+        let full = self.batch(demand, setting, limit, limit.running, &sharing, 0.0);
+        let engine_rps = limit.running / (demand.output_tokens * full.step_s);
+        engine_rps.min(self.server_rps())
+    }
+
+    /// Requests a second that the API server can handle at most.
+    fn server_rps(&self) -> f64 {
+        1.0 / self.front_end.request.max(1e-9)
+    }
+
+    /// The step time that asks for as many running requests as make a step so long.
+    fn operating_point(&self, demand: &Demand, setting: &Setting, limit: &RunningLimits) -> Point {
+        let (mut low, mut high) = (0.0, f64::INFINITY);
+        let mut point = self.point(demand, setting, limit, 0.0);
+        let (mut step_s, mut last_step_s, mut last_gap) =
+            (point.batch.step_s, 0.0, point.batch.step_s);
+        for _ in 0..SOLVER_STEPS {
+            point = self.point(demand, setting, limit, step_s);
+            let gap = point.batch.step_s - step_s;
+            if gap.abs() <= 1e-4 * step_s {
+                break;
+            }
+            if gap > 0.0 {
+                low = step_s
+            } else {
+                high = step_s
+            }
+            let slope = (gap - last_gap) / (step_s - last_step_s);
+            let secant = step_s - gap / slope;
+            (last_step_s, last_gap) = (step_s, gap);
+            step_s = if slope < 0.0 && secant > low && secant < high {
+                secant
+            } else if high.is_finite() {
+                0.5 * (low + high)
+            } else {
+                point.batch.step_s
+            };
+        }
+        point
+    }
+
+    /// What a step comes to if steps take `step_s`.
+    fn point(
+        &self,
+        demand: &Demand,
+        setting: &Setting,
+        limit: &RunningLimits,
+        step_s: f64,
+    ) -> Point {
+        let sharing = Self::sharing(demand, setting, step_s);
+        // What the API server lets through; the rest waits there, where it costs the engine nothing.
+        let let_in_rps = demand.rate_rps.min(self.server_rps());
+        let asked = let_in_rps * demand.output_tokens * step_s * sharing.served;
+        let running = asked.min(limit.running);
+        let completed_rps = if step_s > 0.0 {
+            running / (demand.output_tokens * step_s)
+        } else {
+            let_in_rps
+        };
+        let room = (setting.max_in_flight - running).max(0.0);
+        let queue = |growth_rps: f64| mean_queue(growth_rps.max(0.0), setting, room);
+        let in_engine = queue(let_in_rps - completed_rps);
+        let batch = self.batch(demand, setting, limit, running, &sharing, in_engine);
+        let waiting = queue(demand.rate_rps - completed_rps);
+        Point {
+            running,
+            waiting,
+            batch,
+            sharing,
+        }
     }
 
     fn running_limits(&self, demand: &Demand, setting: &Setting) -> RunningLimits {
@@ -266,111 +332,48 @@ impl Gpu {
         }
     }
 
-    /// Running requests where as many complete as are offered.
-    fn running(&self, demand: &Demand, setting: &Setting, limit: f64) -> f64 {
-        let asked = |running: f64| {
-            let seen = one_more(running, limit);
-            let batch = self.batch(demand, setting, seen, Queue::ForSlots, false);
-            (demand.rate_rps * demand.output_tokens * batch.step_s).min(limit)
-        };
-        // The step time is nearly affine in `running`, so secants of asked(R) - R meet zero quickly.
-        let (mut low, mut low_gap) = (0.0, asked(0.0));
-        let mut running = low_gap;
-        for _ in 0..RUNNING_STEPS {
-            let gap = asked(running) - running;
-            if gap.abs() <= 1e-4 * running.max(1e-3) {
-                break;
-            }
-            let slope = (gap - low_gap) / (running - low);
-            let next = if slope < 0.0 {
-                running - gap / slope
-            } else {
-                limit
-            };
-            (low, low_gap) = (running, gap);
-            running = next.clamp(0.0, limit);
-            if running == low {
-                break;
-            }
-        }
-        running
-    }
-
-    /// The step at the limit with a queue that grows all through the window.
-    fn overloaded(
-        &self,
-        demand: &Demand,
-        setting: &Setting,
-        limit: &RunningLimits,
-        full: Batch,
-    ) -> (Batch, f64, f64, f64) {
-        let full_of_tokens = limit.tokens <= limit.running;
-        let rate = |batch: &Batch| limit.running / (demand.output_tokens * batch.step_s);
-        let room = (setting.max_in_flight - limit.running).max(0.0);
-        let (mut batch, mut waiting) = (full, 0.0);
-        for _ in 0..3 {
-            waiting = mean_queue((demand.rate_rps - rate(&batch)).max(0.0), setting, room);
-            let queue = Queue::Grows(waiting);
-            batch = self.batch(demand, setting, limit.running, queue, full_of_tokens);
-        }
-        let completed = rate(&batch).min(demand.rate_rps);
-        (
-            batch,
-            limit.running,
-            waiting,
-            completed.min(1.0 / self.front_end.request.max(1e-9)),
-        )
-    }
-
-    /// A step with `running` requests.
+    /// A step with `running` requests while others wait.
     fn batch(
         &self,
         demand: &Demand,
         setting: &Setting,
+        limit: &RunningLimits,
         running: f64,
-        queue: Queue,
-        full_of_tokens: bool,
+        sharing: &Sharing,
+        waiting: f64,
     ) -> Batch {
-        let sharing = self.sharing(demand, setting, running);
-        let arrivals = running / demand.output_tokens;
-        let tokens = running + arrivals * (demand.prompt_tokens - 1.0).max(0.0);
+        let full = running >= limit.running;
+        // What a running request sees: itself, besides those it would see from outside.
+        let seen = (running + 1.0).min(limit.running);
+        let arrivals = seen / demand.output_tokens;
+        let tokens = seen + arrivals * (demand.prompt_tokens - 1.0).max(0.0);
         let price =
             |tokens| self.tokens_price(tokens, setting.max_loras, sharing.distinct_adapters);
-        let (by_tokens, large) = if full_of_tokens {
-            let full = price(self.max_num_batched_tokens);
-            (full, full)
+        let (by_tokens, large) = if full && limit.tokens <= limit.running {
+            let largest = price(self.max_num_batched_tokens);
+            (largest, largest)
         } else {
-            let chunk = (self.max_num_batched_tokens - running).max(1.0);
-            mean_over_prefills(demand, running, arrivals, chunk, price)
+            let chunk = (self.max_num_batched_tokens - seen).max(1.0);
+            mean_over_prefills(demand, seen, arrivals, chunk, price)
         };
-        let (waiting, skipped) = match queue {
-            Queue::Nobody => (0.0, 0.0),
-            Queue::ForSlots => {
-                let most = 0.5 * demand.rate_rps * setting.duration_s;
-                let waiting = (sharing.wait * running)
-                    .min(most)
-                    .min(setting.max_in_flight);
-                (waiting, waiting)
-            }
-            Queue::Grows(waiting) => (waiting, waiting * share_without_slot(demand, &sharing)),
+        let without_slot = if full {
+            share_without_slot(demand, sharing)
+        } else {
+            1.0
         };
         let load_s = sharing.loads * arrivals * demand.gpu_load_s;
         let step = &self.step;
-        let by_batch = step.request * running
-            + step.context_token * running * held_tokens(demand)
+        let by_batch = step.request * seen
+            + step.context_token * seen * held_tokens(demand)
             + step.attention_pair * arrivals * 0.5 * demand.prompt_square
             + step.arrival * arrivals
             + step.waiting * waiting
-            + step.skipped * skipped;
+            + step.skipped * waiting * without_slot;
         Batch {
             step_s: by_tokens + by_batch + load_s,
             prefill_step_s: large + by_batch + load_s,
             batched_tokens: tokens.min(self.max_num_batched_tokens),
-            distinct_adapters: sharing.distinct_adapters,
             load_s,
-            slot_pressure: sharing.pressure,
-            slot_wait: sharing.wait,
-            waiting,
         }
     }
 
@@ -383,15 +386,20 @@ impl Gpu {
             + distinct_adapters * at(&self.step.distinct_adapter, tokens)
     }
 
-    fn sharing(&self, demand: &Demand, setting: &Setting, running: f64) -> Sharing {
+    /// How the slots are shared if steps take `step_s`. Within a window an adapter cannot hold a
+    /// slot for longer than the window, and one whose turn does not come is not served.
+    fn sharing(demand: &Demand, setting: &Setting, step_s: f64) -> Sharing {
         let work = demand.rate_rps * demand.output_tokens;
-        if work <= 0.0 || demand.groups().is_empty() {
+        if step_s <= 0.0 || work <= 0.0 || demand.groups().is_empty() || setting.max_loras == 0.0 {
             return Sharing::default();
         }
-        let busy_slots = BUSY_SLOTS * setting.max_loras.max(1.0);
+        let window = (setting.duration_s / (demand.output_tokens * step_s)).max(1.0);
+        let busy_slots = BUSY_SLOTS * setting.max_loras;
         let mut turns = Turns::default();
+        let mut own_work = 0.0;
         for group in demand.groups() {
-            turns.push(group.adapters, running * group.work / work);
+            turns.push(group.adapters, group.work * step_s, window);
+            own_work += group.adapters * group.work;
         }
         let wanted = turns.held(0.0).0;
         let mut wait = 0.0;
@@ -404,11 +412,14 @@ impl Gpu {
         let (held, _) = turns.held(wait);
         let idle = (demand.adapters - held).max(1e-9);
         let kept = ((setting.max_loras - held) / idle).clamp(0.0, 1.0);
+        let served = window / (window + wait);
+        let in_service = work * step_s;
         Sharing {
-            distinct_adapters: turns.distinct().min(setting.max_loras),
+            distinct_adapters: (turns.distinct() * served).min(setting.max_loras),
             pressure: wanted / busy_slots,
-            wait: turns.mean_wait(wait),
-            loads: (1.0 - kept) * turns.cycles(wait) / running.max(1e-9),
+            wait: turns.mean_wait(wait).min(window),
+            loads: (1.0 - kept) * turns.cycles(wait) / in_service,
+            served: 1.0 - (own_work / work).min(1.0) * (1.0 - served),
         }
     }
 
@@ -431,23 +442,34 @@ impl Gpu {
         let busy = 1.0 - (-state.running).exp();
         let server_s = front.request
             * (1.0 + 0.5 * state.front_end_load.min(0.98) / (1.0 - state.front_end_load.min(0.98)));
+        // Of those completed: where turns do not come, they are the ones who need not wait for any.
+        let slot_s = state.slot_wait_s * state.slot_served;
         let queue_s = (state.waiting / state.completed_rps.max(1e-9)).min(setting.duration_s);
+        let queue_s = if state.running >= state.running_limit {
+            queue_s.max(slot_s)
+        } else {
+            slot_s
+        };
         let startup_s = 0.5 * state.startup_fraction.powi(2) * setting.duration_s;
         let ttft_s = (0.5 * busy + front.first_token_step) * state.step_s
             + chunks * own_step_s
             + server_s
-            + queue_s.max(state.slot_wait_s)
+            + queue_s
             + front.first_token_fixed
             + front.first_token_request * state.running
             + startup_s;
         let service_s = demand.output_square / demand.output_tokens * state.step_s;
         let service_fraction = service_s / setting.duration_s;
-        let cut = ((ttft_s + service_s) / setting.duration_s).min(0.9);
-        let kept = (state.completed_rps / demand.rate_rps.max(1e-12)).min(1.0);
+        let cut = ((ttft_s - slot_s + service_s) / setting.duration_s).clamp(0.0, 0.9);
+        let kept = if demand.rate_rps > 0.0 {
+            state.completed_rps / demand.rate_rps
+        } else {
+            1.0
+        };
         SteadyState {
             ttft_s: ttft_s.max(1e-4),
             service_fraction,
-            served_fraction: if state.load < 1.0 {
+            served_fraction: if state.running < state.running_limit {
                 kept * (1.0 - cut)
             } else {
                 kept
@@ -480,7 +502,7 @@ struct Turn {
 }
 
 impl Turns {
-    fn push(&mut self, adapters: f64, in_service: f64) {
+    fn push(&mut self, adapters: f64, in_service: f64, window: f64) {
         let in_service = in_service.clamp(1e-12, ALWAYS_BUSY);
         let absent = (-in_service).exp();
         // (e^a - 1) / a, from the side that loses no digits.
@@ -489,6 +511,7 @@ impl Turns {
         } else {
             (1.0 - absent) / (absent * in_service)
         };
+        let busy = busy.min(window);
         let cycle = busy + 1.0 / in_service;
         self.groups[self.n] = Turn {
             adapters,
@@ -548,11 +571,6 @@ impl Turns {
 /// KV tokens of a running request, mean over its life and over running requests.
 fn held_tokens(demand: &Demand) -> f64 {
     (demand.prompt_output + 0.5 * demand.output_square) / demand.output_tokens
-}
-
-/// What a running request sees: itself, besides the `running` it would see from outside.
-fn one_more(running: f64, limit: f64) -> f64 {
-    (running + 1.0).min(limit)
 }
 
 fn headroom(running: f64, limit: f64, gap_cv_square: f64) -> f64 {

@@ -70,6 +70,9 @@ const fn solved(
 pub const FEATURES: &[Feature] = &[
     raw("n_adapters", "count", "adapters on the GPU, the base model not counted", |i| i.demand.adapters),
     raw("rate_rps", "requests/s", "offered rate, all adapters", |i| i.demand.rate_rps),
+    raw("offered_tps", "tokens/s", "offered prompt and output tokens", |i| {
+        i.demand.rate_rps * (i.demand.prompt_tokens + i.demand.output_tokens)
+    }),
     raw("prompt_tokens", "tokens", "mean prompt", |i| i.demand.prompt_tokens),
     raw("output_tokens", "tokens", "mean output", |i| i.demand.output_tokens),
     raw("prompt_square_ratio", "1", "mean squared prompt over squared mean", |i| {
@@ -121,6 +124,7 @@ pub const FEATURES: &[Feature] = &[
     solved("load_fraction", "1", "share of a step that adapter loads take", |i| i.state.load_fraction),
     solved("slot_pressure", "1", "LoRA slots wanted over slots kept busy", |i| i.state.slot_pressure),
     solved("slot_wait_s", "s", "wait for a LoRA slot, mean over requests", |i| i.state.slot_wait_s),
+    solved("slot_served", "1", "share of the work for which a slot comes free within the window", |i| i.state.slot_served),
     solved("kv_usage", "1", "share of the KV cache held", |i| i.state.kv_usage),
     solved("headroom", "1", "free places over the deviation of running requests", |i| i.state.headroom),
     solved("waiting", "count", "requests waiting, mean over the window", |i| i.state.waiting),
