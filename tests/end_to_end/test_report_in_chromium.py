@@ -102,7 +102,7 @@ def test_nothing_is_wider_than_a_phone(chromium, page, tmp_path):
         "}, 3000));</script></body>"
     )
     text = page.read_text()
-    assert text.count("</body>") == 1
-    probe.write_text(text.replace("</body>", script))
+    assert text.rstrip().endswith("</body>\n</html>")
+    probe.write_text(text.rstrip().removesuffix("</body>\n</html>") + script)
     dom, _ = browse(chromium, probe, "--dump-dom", "--window-size=400,1600")
     assert int(re.search(r'data-width="(\d+)"', dom)[1]) <= 400

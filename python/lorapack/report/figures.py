@@ -29,6 +29,15 @@ _SERIES = [f"var(--series-{number})" for number in range(1, 9)]
 WIDE = 20.0
 """Ratio of largest to smallest from which an axis is logarithmic."""
 
+MOST_SCENARIOS = 4000
+"""Scenarios of a sweep that a figure shows; of more, a fixed draw."""
+
+LEAST_POINTS = 3
+"""Slots a count of adapters must have been tried with to be a line."""
+
+MOST_LINES = 4
+"""Lines a figure can hold and still be read."""
+
 NARROW = 480
 """Pixels below which a figure's legend wraps and its labels are short."""
 
@@ -173,45 +182,104 @@ def savings(methods: Sequence[Mapping[str, Any]]) -> Figure:
     )
 
 
-def curve(name: str, answer: Mapping[str, Any]) -> Figure | None:
-    """The Maxpack curve: how many adapters a GPU holds, by slots.
+def maxpack(name: str, answer: Mapping[str, Any]) -> list[Figure]:
+    """How many adapters a GPU holds and what slots are worth.
 
     Args:
         name: What tells this answer from others.
         answer: What `lorapack maxpack --json` printed.
 
     Returns:
-        The figure, or None where the curve has no numbers to draw.
+        The trials by slots and adapters, and throughput by slots; none of an empty curve.
     """
-    points = [
-        {"x": row["max_loras"], "y": count, **_scalars(row)}
-        for row in answer["curve"]
-        if isinstance(row, Mapping)
-        and isinstance(row.get("max_loras"), (int, float))
-        and (count := _first_number(row, ("maxpack", "n_adapters", "adapters"))) is not None
-    ]
+    points = [point for row in answer["curve"] if (point := _trial(row)) is not None]
     if not points:
-        return None
-    base = _chart(points).encode(
-        x=alt.X("x:Q", title="LoRA slots (max_loras)"),
-        y=alt.Y("y:Q", title="adapters held"),
-        tooltip=[alt.Tooltip("x:Q", title="slots"), alt.Tooltip("y:Q", title="adapters")],
-    )
-    line = base.mark_line(color=ACCENT, strokeWidth=2.5) + base.mark_point(
-        color=ACCENT, filled=True, size=45, opacity=1
-    )
-    best = {"x": answer.get("max_loras"), "y": answer.get("maxpack")}
-    if None not in best.values():
-        star = _chart([best]).encode(x="x:Q", y="y:Q")
-        line = line + star.mark_point(color=WARM, size=260, strokeWidth=2.5)
-    return Figure(
+        return []
+    best = f"{answer.get('maxpack')} adapters with {answer.get('max_loras')} slots"
+    load = f"{_said(answer, 'rate_rps')} requests/s each, rank {_said(answer, 'rank')}"
+    columns = ["adapters", "max_loras", "outcome", "throughput_tps"]
+    trials = Figure(
         f"maxpack-{name}",
-        f"Maxpack: {answer.get('maxpack')} adapters with {answer.get('max_loras')} slots",
-        "Too few slots starve adapters that wait for one; too many take the KV cache away.",
-        _spec(line, height=260),
-        ["slots", "adapters held"],
-        [[point["x"], point["y"]] for point in points],
+        f"Maxpack: {best}",
+        f"{load}. Each point is a trial of the twin; the ring is the answer.",
+        _spec(_trials(points, answer), height=280),
+        columns,
+        [[point[column] for column in columns] for point in points],
     )
+    lines = _throughput_lines(points)
+    if lines is None:
+        return [trials]
+    slots = Figure(
+        f"slots-{name}",
+        "What slots are worth",
+        "Too few make adapters wait for each other; too many take KV cache and slow every step.",
+        _spec(lines, height=280),
+    )
+    return [trials, slots]
+
+
+def _trial(row: object) -> dict[str, Any] | None:
+    if not isinstance(row, Mapping) or not {"adapters", "max_loras"} <= set(row):
+        return None
+    outcome = "holds" if row.get("holds") else "breaks its service level"
+    return {
+        "adapters": row["adapters"],
+        "max_loras": row["max_loras"],
+        "outcome": "does not start" if row.get("starts") is False else outcome,
+        "throughput_tps": row.get("throughput_tps"),
+    }
+
+
+def _trials(
+    points: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]
+) -> alt.LayerChart | alt.FacetChart:
+    colours = {"holds": ACCENT, "breaks its service level": WARM, "does not start": BAD}
+    x = alt.X("max_loras:Q", title="LoRA slots (max_loras)")
+    y = alt.Y("adapters:Q", title="adapters")
+    dots = (
+        _chart(points)
+        .mark_point(filled=True, size=42, opacity=0.8)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color(
+                "outcome:N",
+                title=None,
+                scale=alt.Scale(domain=list(colours), range=list(colours.values())),
+            ),
+            tooltip=["adapters:Q", "max_loras:Q", "outcome:N", "throughput_tps:Q"],
+        )
+    )
+    best = {"max_loras": answer.get("max_loras"), "adapters": answer.get("maxpack")}
+    ring = _chart([best]).mark_point(color=GOOD, size=260, strokeWidth=2.5).encode(x=x, y=y)
+    return alt.layer(dots, ring)
+
+
+def _throughput_lines(points: Sequence[Mapping[str, Any]]) -> alt.Chart | None:
+    """Throughput by slots for the counts that were tried with several; None if none was."""
+    by_count: dict[int, list[Mapping[str, Any]]] = {}
+    for point in points:
+        if point["throughput_tps"] is not None and point["outcome"] != "does not start":
+            by_count.setdefault(point["adapters"], []).append(point)
+    counts = sorted((n for n, rows in by_count.items() if len(rows) >= LEAST_POINTS), reverse=True)
+    kept = [row for count in counts[:MOST_LINES] for row in by_count[count]]
+    if not kept:
+        return None
+    return cast(
+        "alt.Chart",
+        _chart(kept)
+        .mark_line(point=True, strokeWidth=2)
+        .encode(
+            x=alt.X("max_loras:Q", title="LoRA slots (max_loras)"),
+            y=alt.Y("throughput_tps:Q", title="tokens/s", scale=alt.Scale(zero=False)),
+            color=alt.Color("adapters:N", title="adapters", scale=alt.Scale(range=_SERIES)),
+            tooltip=["adapters:Q", "max_loras:Q", "throughput_tps:Q", "outcome:N"],
+        ),
+    )
+
+
+def _said(answer: Mapping[str, Any], key: str) -> object:
+    return answer.get(key, "unknown")
 
 
 def frontier(sweep: pl.DataFrame) -> Figure | None:
@@ -223,20 +291,20 @@ def frontier(sweep: pl.DataFrame) -> Figure | None:
     Returns:
         The figure, or None where the sweep lacks the columns.
     """
-    load = next((name for name in ("offered_tps", "offered_rps") if name in sweep.columns), None)
-    count = next((name for name in ("n_adapters", "max_loras") if name in sweep.columns), None)
-    if load is None or count is None or sweep.is_empty():
+    columns = ["n_adapters", "offered_tps", "served_fraction"]
+    if not set(columns) <= set(sweep.columns):
         return None
-    columns = [count, load, "served_fraction"]
     kept = sweep.select(columns).drop_nulls()
-    rows = kept.sample(min(len(kept), 4000), seed=0).sort(columns).to_dicts()
+    if kept.is_empty():
+        return None
+    rows = kept.sample(min(len(kept), MOST_SCENARIOS), seed=0).sort(columns).to_dicts()
     chart = (
         _chart(rows)
         .transform_calculate(state="datum.served_fraction < 0.9 ? 'starved' : 'served'")
         .mark_point(filled=True, size=28, opacity=0.75)
         .encode(
-            x=alt.X(f"{load}:Q", title="offered load, tokens/s", scale=alt.Scale(zero=False)),
-            y=alt.Y(f"{count}:Q", title=count.replace("_", " ")),
+            x=alt.X("offered_tps:Q", title="offered load, tokens/s"),
+            y=alt.Y("n_adapters:Q", title="adapters"),
             color=alt.Color(
                 "state:N",
                 title=None,
@@ -473,11 +541,3 @@ def _label(row: Mapping[str, Any]) -> str:
 def _parts(gpu: PlannedGpu) -> Mapping[str, float]:
     parts = gpu.memory.get("parts_gib")
     return parts if isinstance(parts, Mapping) else {}
-
-
-def _first_number(row: Mapping[str, Any], keys: Sequence[str]) -> float | None:
-    return next((row[key] for key in keys if isinstance(row.get(key), (int, float))), None)
-
-
-def _scalars(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if isinstance(value, (int, float, str))}

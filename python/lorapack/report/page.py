@@ -90,8 +90,8 @@ def _sections(sources: Sources, timeline: Timeline | None) -> list[Section]:
     if sources.comparison:
         note = "The same fleet placed by every method."
         found.append(Section("savings", "Savings", note, [figures.savings(sources.comparison)]))
-    curves = [figures.curve(name, answer) for name, answer in sorted(sources.maxpacks.items())]
-    if drawn := [figure for figure in curves if figure]:
+    answers = sorted(sources.maxpacks.items())
+    if drawn := [figure for name, answer in answers for figure in figures.maxpack(name, answer)]:
         note = "The most adapters that one GPU serves within the service level."
         found.append(Section("maxpack", "Maxpack", note, drawn))
     if sources.sweep is not None and (frontier := figures.frontier(sources.sweep)):

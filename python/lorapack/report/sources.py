@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapack.errors import InputError
 from lorapack.packer.plan import Plan
+from lorapack.sweep.store import MANIFEST, scan_sweep
 
 if TYPE_CHECKING:
     import polars as pl
@@ -82,12 +83,8 @@ def _read_folder(folder: Path, sources: Sources) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix in (".json", *_TABLES):
             _read_file(path, sources)
-    if sources.sweep is None and any(folder.glob("**/*.parquet")):
-        import polars as pl
-
-        scenarios = sorted(str(path) for path in folder.glob("*/**/*.parquet"))
-        if scenarios:
-            _take_table(pl.read_parquet(scenarios, missing_columns="insert"), sources)
+    if (folder / MANIFEST).is_file():
+        sources.sweep = scan_sweep(folder).collect()
 
 
 def _read_file(path: Path, sources: Sources) -> bool:

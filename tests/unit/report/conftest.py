@@ -98,7 +98,10 @@ def folder(plan: Plan, tmp_path: Path) -> Path:
         {"method": "</script>", "n_gpus": 1, "verified": False, "starved_gpus": 1},
     ]
     (tmp_path / "compare.json").write_text(json.dumps({"methods": methods}))
-    curve = [{"max_loras": n, "n_adapters": a} for n, a in [(8, 30), (32, 90), (128, 70)]]
+    curve = [
+        {"adapters": 90, "max_loras": n, "starts": n < 512, "holds": n == 32, "throughput_tps": t}
+        for n, t in [(8, 900.0), (32, 1900.0), (128, 1700.0), (512, 0.0)]
+    ]
     answer = {"maxpack": 90, "max_loras": 32, "curve": curve}
     (tmp_path / "maxpack.json").write_text(json.dumps(answer))
     rows = pl.DataFrame(

@@ -72,7 +72,7 @@ def test_every_figure_has_a_specification(html):
     specs = json.loads(re.search(r'id="specs">(.*?)</script>', html, re.DOTALL)[1])
     drawn = {a["data-figure"] for _, a in tree.seen if "data-figure" in a}
     assert drawn == set(specs)
-    assert len(drawn) == 5
+    assert len(drawn) == 6
 
 
 def test_names_cannot_become_markup(html):
@@ -157,15 +157,13 @@ def test_a_broken_table_is_refused(tmp_path):
         read_sources([tmp_path / "x.parquet"])
 
 
-def test_a_sweep_gives_the_frontier(tmp_path):
+def test_a_sweep_gives_the_frontier():
     import polars as pl
 
-    part = tmp_path / "part=0"
-    part.mkdir()
-    pl.DataFrame(
-        {"max_loras": [8, 16], "offered_tps": [1e3, 2e3], "served_fraction": [1.0, 0.5]}
-    ).write_parquet(part / "0.parquet")
-    assert "Starvation frontier" in parsed(render(read_sources([tmp_path]))).text
+    frame = pl.DataFrame(
+        {"n_adapters": [8, 16], "offered_tps": [1e3, 2e3], "served_fraction": [1.0, 0.5]}
+    )
+    assert "Starvation frontier" in parsed(render(Sources(sweep=frame))).text
 
 
 def test_tiles_fill_their_part_of_the_room(plan):
