@@ -23,7 +23,7 @@ from lorapack.packer.verify import (
 from lorapack.packer.writing import write_down
 from lorapack.profile.profile import Profile
 from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel, service_level
-from lorapack.twin.trial import HOUR, Horizon, TwinJudge
+from lorapack.twin.trial import HOUR, QUARTER, Horizon, TwinJudge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from lorapack.packer.placement import GpuPlacement, Item
     from lorapack.packer.plan import Plan
     from lorapack.packer.problem import Objective
-
-STEERING = Horizon(duration_s=600.0, warmup_s=60.0)
-"""The short window on which trials are made while placing."""
 
 BURSTY_CV = 1.5
 """Fleets with a client burstier than this are placed on the full hour: clumps come rarely."""
@@ -173,7 +170,7 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
     """The quick judges that steer and the thorough ones that verify, on seeds apart."""
     batch = replace(SERVICE_LEVELS["batch"], min_served=problem.slo.min_served)
     bursty = any(adapter.cv > BURSTY_CV for adapter in problem.fleet)
-    horizon = HOUR if bursty else STEERING
+    horizon = HOUR if bursty else QUARTER
     steering = (problem.seed,)
     verifying = tuple(problem.seed + 1 + i for i in range(settings.n_seeds))
 

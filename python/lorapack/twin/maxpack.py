@@ -17,7 +17,7 @@ from lorapack.errors import Infeasible
 from lorapack.fleet.adapter import Adapter
 from lorapack.twin.scenario import rounded_up_rank
 from lorapack.twin.service_level import ServiceLevel, service_level
-from lorapack.twin.trial import Horizon, Trial, TwinJudge, Verdict
+from lorapack.twin.trial import QUARTER, Horizon, Trial, TwinJudge, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,9 +29,6 @@ SHARES = (1.0, 0.85, 0.7, 0.5, 0.35, 0.25)
 
 COUNTS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Slots tried as plain numbers."""
-
-SEARCH = Horizon(duration_s=900.0, warmup_s=60.0)
-"""The window a search judges on."""
 
 OVERLOAD = 1.5
 """The curve is filled in at so many times the best count, too: below it, all that is offered is
@@ -110,7 +107,7 @@ def maxpack(
     output_tokens: float | None = None,
     cv: float = 1.0,
     seeds: Sequence[int] = (0,),
-    horizon: Horizon = SEARCH,
+    horizon: Horizon = QUARTER,
     jobs: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Maxpack:
