@@ -125,7 +125,7 @@ def simulate_many(
     Args:
         scenarios: What to run. Their ``records`` must be off: an hour's records are large.
         jobs: Threads; ``None``: as many as the process may use cores.
-        progress: Told now and then how many are done so far.
+        progress: Told now and then how many are done so far, and at the end.
 
     Returns:
         One result a scenario, in their order. ``wall_s`` of each is its share of the whole.
@@ -151,6 +151,8 @@ def simulate_many(
     started = time.perf_counter()
     natives = [scenario.native() for scenario in scenarios]
     outcomes = _native.simulate_many(natives, threads=jobs or usable_cores(), progress=progress)
+    if progress is not None:
+        progress(len(scenarios))
     each = (time.perf_counter() - started) / len(scenarios)
     return [
         Result(scenario, outcome, each)

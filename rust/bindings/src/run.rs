@@ -1,7 +1,6 @@
 //! Running scenarios: one, or many side by side.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::Mutex;
 
 use lorapack_twin::error::SimulateError;
 use lorapack_twin::Records;
@@ -30,7 +29,8 @@ pub fn simulate(
 }
 
 /// Runs many scenarios on up to `threads` threads; outcomes come in the order of the scenarios.
-/// `progress` is called now and then with the number of scenarios done so far.
+/// `progress` is called now and then with the number of scenarios done so far. If any fails, the
+/// error of the first one that did is raised.
 #[pyfunction]
 #[pyo3(signature = (scenarios, *, threads, progress=None))]
 pub fn simulate_many(
@@ -46,45 +46,14 @@ pub fn simulate_many(
         None => Ok(()),
     };
     let work = |interrupted: Interrupted<'_>| {
-        side_by_side(&scenarios, threads, interrupted, &done).map_err(Failure::from)
+        let mut outcomes = Vec::with_capacity(scenarios.len());
+        lorapack_twin::simulate_many(&scenarios, threads, interrupted, |_, outcome| {
+            outcomes.push(outcome);
+            done.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let outcomes: Result<Vec<_>, SimulateError> = outcomes.into_iter().collect();
+        outcomes.map_err(Failure::from)
     };
     let outcomes = enter(py, work, report)?;
     Ok(outcomes.into_iter().map(Outcome::from).collect())
-}
-
-type Ran = Result<lorapack_twin::metrics::Outcome, SimulateError>;
-
-fn side_by_side(
-    scenarios: &[&lorapack_twin::scenario::Scenario],
-    threads: usize,
-    interrupted: Interrupted<'_>,
-    done: &AtomicUsize,
-) -> Result<Vec<lorapack_twin::metrics::Outcome>, SimulateError> {
-    let next = AtomicUsize::new(0);
-    let slots: Vec<Mutex<Option<Ran>>> = scenarios.iter().map(|_| Mutex::new(None)).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.min(scenarios.len()) {
-            scope.spawn(|| loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(scenario) = scenarios.get(index) else {
-                    break;
-                };
-                if interrupted() {
-                    break;
-                }
-                let ran = lorapack_twin::simulate(scenario, Records::default(), &|| interrupted());
-                *slots[index].lock().expect("no thread panics with it") = Some(ran);
-                done.fetch_add(1, Ordering::Relaxed);
-            });
-        }
-    });
-    slots
-        .into_iter()
-        .map(|slot| {
-            slot.into_inner()
-                .ok()
-                .flatten()
-                .unwrap_or(Err(SimulateError::Interrupted))
-        })
-        .collect()
 }
