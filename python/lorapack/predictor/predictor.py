@@ -1,0 +1,183 @@
+"""Asking a model: one ONNX graph, run by onnxruntime; safe from any number of threads."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from lorapack.errors import InputError
+from lorapack.predictor.digest import digest_of
+from lorapack.predictor.features import FEATURES
+from lorapack.predictor.targets import OUTPUTS, Prediction
+from lorapack.profile.profile import Profile
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT = "1"
+"""The graphs that this version reads (see :mod:`lorapack.predictor.export`)."""
+
+_BUILTIN = resources.files("lorapack.predictor") / "models"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model of one profile.
+
+    Attributes:
+        profile: What it was trained for.
+        targets: Names of the outputs' columns, in their order.
+        card: What it was learnt from and what it is worth.
+
+    Example:
+        >>> from lorapack import Adapter, Fleet, GpuState, Predictor
+        >>> model = Predictor.load("llama-3.1-8b/h100-64gb/vllm-0.8.5")
+        >>> state = GpuState(model, max_lora_rank=16, max_loras=8)
+        >>> state.add(Adapter("summaries", rank=16, rate_rps=0.5))
+        >>> state.predict().served_fraction > 0.9
+        True
+    """
+
+    profile: Profile
+    targets: tuple[str, ...]
+    card: Mapping[str, Any]
+    _session: onnxruntime.InferenceSession
+
+    @classmethod
+    def load(cls, source: Profile | str | os.PathLike[str], *, stale: bool = False) -> Predictor:
+        """Loads the model of a profile, or a model's file.
+
+        Args:
+            source: A profile (or the name of one that comes with lorapack), or the path of an
+                ``.onnx`` file that ``lorapack train`` wrote.
+            stale: Take a model whose profile has changed since it was trained.
+
+        Raises:
+            InputError: There is no such model, it is of another version, or the profile has changed
+                since it was trained.
+        """
+        if isinstance(source, Profile):
+            return _of_profile(source, stale=stale)
+        given = os.fspath(source)
+        if given in Profile.names():
+            return _of_profile(Profile.load(given), stale=stale)
+        path = Path(given)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InputError(given, None, None, f"cannot be read: {error.strerror}") from error
+        return _of_bytes(data, given)
+
+    def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The outputs for features.
+
+        Args:
+            features: float32 of shape (rows, features), or one row of shape (features,).
+
+        Returns:
+            float32 of shape (rows, targets), or (targets,) for one row.
+        """
+        if features.ndim == 1:
+            return self._run(features.reshape(1, -1)).reshape(-1)
+        return self._run(features)
+
+    def predict_many(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The outputs for many rows.
+
+        Args:
+            features: Shape (rows, features), any float type.
+
+        Returns:
+            float32 of shape (rows, targets).
+
+        Raises:
+            InputError: The matrix has another number of columns.
+        """
+        if features.ndim != 2 or features.shape[1] != len(FEATURES):
+            mend = f"give a matrix of {len(FEATURES)} columns, as lorapack.predictor.features says"
+            raise InputError("predict", "features", str(features.shape), mend)
+        return self._run(np.ascontiguousarray(features, dtype=np.float32))
+
+    def tell(self, features: NDArray[np.float32]) -> Prediction:
+        """The prediction for one row, by name.
+
+        Args:
+            features: Shape (features,) or (1, features).
+        """
+        return Prediction._make(self._run(features.reshape(1, -1))[0].tolist())
+
+    def _run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs: list[Any] = self._session.run(None, {"features": features})
+        predictions: NDArray[np.float32] = outputs[0]
+        return predictions
+
+
+def builtin_models() -> tuple[str, ...]:
+    """Names of the profiles whose models come with lorapack."""
+    return tuple(name for name in Profile.names() if (_BUILTIN / _file_of(name)).is_file())
+
+
+def _of_profile(profile: Profile, *, stale: bool) -> Predictor:
+    file = _BUILTIN / _file_of(profile.name)
+    if not file.is_file():
+        raise InputError(
+            "predictor", "profile", profile.name, _mend(profile, "no model comes with it")
+        )
+    model = _builtin(profile.name)
+    if not stale and digest_of(profile) != digest_of(model.profile):
+        why = "its constants have changed since its model was trained"
+        raise InputError("predictor", "profile", profile.name, _mend(profile, why))
+    return model
+
+
+def _mend(profile: Profile, why: str) -> str:
+    return (
+        f"{why}: lorapack sweep training --profile {profile.name} -o rows; "
+        "lorapack train rows -o model.onnx; then load model.onnx"
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _builtin(name: str) -> Predictor:
+    file = _BUILTIN / _file_of(name)
+    return _of_bytes(file.read_bytes(), _file_of(name))
+
+
+def _file_of(name: str) -> str:
+    return name.replace("/", "--") + ".onnx"
+
+
+def _of_bytes(data: bytes, file: str) -> Predictor:
+    try:
+        session = onnxruntime.InferenceSession(data, _options(), ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a kind of its own for each way to be broken
+        raise InputError(file, None, None, f"is no ONNX graph: {error}") from error
+    metadata = session.get_modelmeta().custom_metadata_map
+    if metadata.get("lorapack.format") != FORMAT:
+        mend = "give a model that this version's `lorapack train` wrote"
+        raise InputError(file, "lorapack.format", metadata.get("lorapack.format"), mend)
+    names = [feature["name"] for feature in json.loads(metadata["lorapack.features"])]
+    outputs = tuple(json.loads(metadata["lorapack.outputs"]))
+    if names != [feature.name for feature in FEATURES] or outputs != OUTPUTS:
+        raise InputError(file, "features", None, "another lorapack trained it: train it again")
+    profile = Profile.from_toml(metadata["lorapack.profile_toml"], file=f"{file}: profile")
+    return Predictor(profile, outputs, json.loads(metadata["lorapack.card"]), session)
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    # One row is a few microseconds of work: threads of its own would only cost.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    return options
