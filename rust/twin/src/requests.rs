@@ -97,35 +97,50 @@ impl RequestSource {
         }
     }
 
-    /// The next request, left in place.
+    /// The requests drawn so far and not yet taken: at least one, unless there are no more.
     #[inline]
-    pub fn peek(&mut self) -> Option<&Request> {
-        if self.at == self.sorted.len() && !self.fill() {
-            return None;
+    pub(crate) fn drawn(&mut self) -> &[Request] {
+        if self.at == self.sorted.len() && self.start_next() {
+            self.fill();
         }
-        self.sorted.get(self.at)
+        &self.sorted[self.at..]
     }
 
-    /// Whether another chunk with at least one row could be drawn.
-    fn fill(&mut self) -> bool {
-        let trace_row_time = |row: usize| {
-            let trace = self.trace.as_ref()?;
-            trace.arrival.get(row).map(|arrival| arrival.0)
-        };
-        let generated = self.next_arrival.iter().copied().min().unwrap_or(u64::MAX);
-        let start = generated.min(trace_row_time(self.trace_row).unwrap_or(u64::MAX));
+    /// Takes that many of the drawn ones.
+    #[inline]
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.at += n;
+    }
+
+    /// Time of a row of the trace.
+    fn trace_time(&self, row: usize) -> Option<u64> {
+        let arrival = self.trace.as_ref()?.arrival.get(row)?;
+        Some(arrival.0)
+    }
+
+    /// Clears the last chunk; false if nothing is left to draw.
+    fn start_next(&mut self) -> bool {
         self.sorted.clear();
         self.at = 0;
-        if start >= self.horizon {
-            return false;
-        }
+        self.next_start() < self.horizon
+    }
+
+    /// When the next chunk's first request arrives.
+    fn next_start(&self) -> u64 {
+        let generated = self.next_arrival.iter().copied().min().unwrap_or(u64::MAX);
+        generated.min(self.trace_time(self.trace_row).unwrap_or(u64::MAX))
+    }
+
+    /// Draws another chunk: one request at least.
+    #[cold]
+    fn fill(&mut self) {
+        let start = self.next_start();
         let mut end = start.saturating_add(self.chunk_ps).min(self.horizon);
-        if let Some(far) = trace_row_time(self.trace_row + self.chunk_rows) {
+        if let Some(far) = self.trace_time(self.trace_row + self.chunk_rows) {
             end = end.min(far.max(start + 1));
         }
         self.draw(end);
         self.sort(start, end - start);
-        true
     }
 
     /// Draws everything before `end`, adapter by adapter.
@@ -221,11 +236,15 @@ impl RequestSource {
     /// Insertion sort; rows are at most a bucket away from their place.
     fn insert(&mut self) {
         let rows = &mut self.sorted;
-        for index in 1..rows.len() {
+        let mut last = Time::ZERO;
+        for index in 0..rows.len() {
             let row = rows[index];
-            if rows[index - 1].key() <= row.key() {
+            let in_order = last < row.arrival;
+            last = row.arrival;
+            if in_order || index == 0 || rows[index - 1].key() <= row.key() {
                 continue;
             }
+            last = rows[index - 1].arrival;
             let mut place = index;
             while place > 0 && rows[place - 1].key() > row.key() {
                 rows[place] = rows[place - 1];
@@ -241,8 +260,8 @@ impl Iterator for RequestSource {
 
     #[inline]
     fn next(&mut self) -> Option<Request> {
-        let request = *self.peek()?;
-        self.at += 1;
+        let request = *self.drawn().first()?;
+        self.consume(1);
         Some(request)
     }
 }

@@ -14,15 +14,10 @@ use crate::units::Time;
 #[derive(Clone, Debug)]
 pub(super) struct Clients {
     source: RequestSource,
-    /// When the source's next request arrives; `Time::MAX`: it has no more.
+    /// When the source's next request arrives (`Time::MAX`: it has no more), and of which adapter.
     next_arrival: Time,
     next_adapter: u32,
-    /// Accepted requests by the time at which the engine can see them.
-    in_server: VecDeque<(Time, u32)>,
-    server_free: Time,
-    request: Time,
-    first_use: Time,
-    adapter_seen: Vec<bool>,
+    server: ApiServer,
     /// Accepted and not done.
     pub(super) in_flight: u32,
     max_in_flight: u32,
@@ -30,64 +25,22 @@ pub(super) struct Clients {
     sent: u64,
 }
 
-impl Clients {
-    pub(super) fn new(scenario: &Scenario) -> Self {
-        let mut clients = Clients {
-            source: RequestSource::new(scenario),
-            next_arrival: Time::MAX,
-            next_adapter: 0,
-            in_server: VecDeque::new(),
-            server_free: Time::ZERO,
-            request: scenario.front_end.request,
-            first_use: scenario.front_end.first_use,
-            adapter_seen: (scenario.adapters.iter())
-                .map(|adapter| adapter.is_base || scenario.warm)
-                .collect(),
-            in_flight: 0,
-            max_in_flight: scenario.max_in_flight.unwrap_or(u32::MAX),
-            sent: 0,
-        };
-        clients.look_ahead();
-        clients
-    }
+/// Accepted requests on their way to the engine.
+#[derive(Clone, Debug)]
+struct ApiServer {
+    /// By the time at which the engine can see them.
+    queue: VecDeque<(Time, u32)>,
+    free: Time,
+    request: Time,
+    first_use: Time,
+    adapter_seen: Vec<bool>,
+}
 
-    fn look_ahead(&mut self) {
-        match self.source.peek() {
-            Some(request) => {
-                self.next_arrival = request.arrival;
-                self.next_adapter = request.adapter;
-            }
-            None => self.next_arrival = Time::MAX,
-        }
-    }
-
-    /// When a client next sends something; `Time::MAX`: never.
-    #[inline]
-    pub(super) fn next_arrival(&self) -> Time {
-        self.next_arrival
-    }
-
-    /// Whether the engine may still see a request that it has not seen.
-    pub(super) fn has_more(&self) -> bool {
-        !self.in_server.is_empty() || self.next_arrival < Time::MAX
-    }
-
-    /// When the engine next sees a request, if nobody finishes before; `Time::MAX`: never.
-    #[inline]
-    pub(super) fn next_ready(&self) -> Time {
-        if let Some(&(ready, _)) = self.in_server.front() {
-            return ready;
-        }
-        if self.next_arrival == Time::MAX || self.in_flight >= self.max_in_flight {
-            return Time::MAX;
-        }
-        self.ready(self.next_arrival, self.next_adapter)
-    }
-
-    /// When the API server would be done with a request.
+impl ApiServer {
+    /// When the server would be done with a request.
     #[inline]
     fn ready(&self, arrival: Time, adapter: u32) -> Time {
-        let ready = arrival.max(self.server_free) + self.request;
+        let ready = arrival.max(self.free) + self.request;
         if self.adapter_seen[adapter as usize] {
             ready
         } else {
@@ -95,46 +48,111 @@ impl Clients {
         }
     }
 
-    /// Takes the next request, or turns it away because too many are in flight.
     #[inline]
-    pub(super) fn receive(
+    fn accept(&mut self, id: u32, adapter: u32, ready: Time) {
+        self.adapter_seen[adapter as usize] = true;
+        self.free = ready;
+        self.queue.push_back((ready, id));
+    }
+}
+
+impl Clients {
+    pub(super) fn new(scenario: &Scenario) -> Self {
+        let mut source = RequestSource::new(scenario);
+        let first = source.drawn().first().copied();
+        Clients {
+            source,
+            next_arrival: first.map_or(Time::MAX, |request| request.arrival),
+            next_adapter: first.map_or(0, |request| request.adapter),
+            server: ApiServer {
+                queue: VecDeque::new(),
+                free: Time::ZERO,
+                request: scenario.front_end.request,
+                first_use: scenario.front_end.first_use,
+                adapter_seen: (scenario.adapters.iter())
+                    .map(|adapter| adapter.is_base || scenario.warm)
+                    .collect(),
+            },
+            in_flight: 0,
+            max_in_flight: scenario.max_in_flight.unwrap_or(u32::MAX),
+            sent: 0,
+        }
+    }
+
+    /// Whether the engine may still see a request that it has not seen.
+    pub(super) fn has_more(&self) -> bool {
+        !self.server.queue.is_empty() || self.next_arrival < Time::MAX
+    }
+
+    /// When the engine next sees a request, if nobody finishes before; `Time::MAX`: never.
+    #[inline]
+    pub(super) fn next_ready(&self) -> Time {
+        if let Some(&(ready, _)) = self.server.queue.front() {
+            return ready;
+        }
+        if self.next_arrival == Time::MAX || self.in_flight >= self.max_in_flight {
+            return Time::MAX;
+        }
+        self.server.ready(self.next_arrival, self.next_adapter)
+    }
+
+    /// Takes what clients send before `until`, or turns it away because too many are in flight.
+    #[inline]
+    pub(super) fn receive_until(
         &mut self,
+        until: Time,
         scheduler: &mut Scheduler,
         journeys: &mut Journeys,
         tally: &mut Tally,
     ) {
-        let Some(request) = self.source.next() else {
-            return;
-        };
-        let (adapter, arrival) = (request.adapter, request.arrival);
-        let (prompt, output) = (request.prompt_tokens, request.output_tokens);
-        let number = self.sent;
-        self.sent += 1;
-        tally.arrival(adapter, arrival, prompt, output);
-        if self.in_flight >= self.max_in_flight {
-            tally.dropped(arrival);
-            journeys.dropped(&request);
-        } else {
-            let ready = self.ready(arrival, adapter);
-            self.adapter_seen[adapter as usize] = true;
-            self.server_free = ready;
-            self.in_flight += 1;
-            let id = scheduler.add(adapter, prompt, output);
-            journeys.accepted(id, number, &request, ready);
-            self.in_server.push_back((ready, id));
+        while self.next_arrival < until {
+            self.receive_drawn(until, scheduler, journeys, tally);
         }
-        self.look_ahead();
+    }
+
+    /// The same, for the requests drawn so far; the first of them arrives before `until`.
+    fn receive_drawn(
+        &mut self,
+        until: Time,
+        scheduler: &mut Scheduler,
+        journeys: &mut Journeys,
+        tally: &mut Tally,
+    ) {
+        let mut taken = 0;
+        for request in self.source.drawn() {
+            if request.arrival >= until {
+                break;
+            }
+            tally.arrival(request);
+            if self.in_flight >= self.max_in_flight {
+                tally.dropped(request.arrival);
+                journeys.dropped(request);
+            } else {
+                let adapter = request.adapter;
+                let ready = self.server.ready(request.arrival, adapter);
+                let id = scheduler.add(adapter, request.prompt_tokens, request.output_tokens);
+                journeys.accepted(id, self.sent + taken, request, ready);
+                self.server.accept(id, adapter, ready);
+                self.in_flight += 1;
+            }
+            taken += 1;
+        }
+        self.sent += taken;
+        self.source.consume(taken as usize);
+        let next = self.source.drawn().first();
+        self.next_arrival = next.map_or(Time::MAX, |request| request.arrival);
+        self.next_adapter = next.map_or(0, |request| request.adapter);
     }
 
     /// Requests that are ready by `now` join the engine's waiting queue; says how many.
     #[inline]
     pub(super) fn hand_over(&mut self, now: Time, scheduler: &mut Scheduler) -> u32 {
         let mut joined = 0;
-        while let Some(&(ready, id)) = self.in_server.front() {
+        while let Some(&(ready, id)) = self.server.queue.front() {
             if ready > now {
                 break;
             }
-            self.in_server.pop_front();
+            self.server.queue.pop_front();
             scheduler.enqueue(id);
             joined += 1;
         }

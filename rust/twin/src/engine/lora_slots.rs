@@ -28,88 +28,119 @@ pub(crate) enum Event {
 /// The two caches.
 #[derive(Clone, Debug)]
 pub(crate) struct Caches {
-    gpu: Cache,
-    cpu: Cache,
-    /// By adapter: when it was last walked; later is larger.
+    max_loras: usize,
+    max_cpu_loras: usize,
+    /// Adapter in each taken slot, and when it was last walked: later is larger.
+    slots: Vec<u32>,
+    slot_stamps: Vec<u64>,
+    /// Slot of each adapter, or none.
+    slot_of: Vec<u32>,
+    /// Adapters in CPU memory, in no order.
+    cpu: Vec<u32>,
+    /// Place of each adapter there, or none.
+    cpu_place: Vec<u32>,
+    /// When each adapter without a slot was last walked.
     stamps: Vec<u64>,
-}
-
-/// Adapters held, in no order.
-#[derive(Clone, Debug)]
-struct Cache {
-    capacity: usize,
-    held: Vec<u32>,
-    /// Place in `held`, by adapter.
-    place: Vec<u32>,
-}
-
-impl Cache {
-    fn new(n_adapters: usize, capacity: u32) -> Self {
-        Cache {
-            capacity: capacity as usize,
-            held: Vec::new(),
-            place: vec![NONE; n_adapters],
-        }
-    }
-
-    fn holds(&self, adapter: u32) -> bool {
-        self.place[adapter as usize] != NONE
-    }
-
-    fn add(&mut self, adapter: u32) {
-        self.place[adapter as usize] = self.held.len() as u32;
-        self.held.push(adapter);
-    }
-
-    fn remove(&mut self, adapter: u32) {
-        let place = std::mem::replace(&mut self.place[adapter as usize], NONE);
-        self.held.swap_remove(place as usize);
-        if let Some(&moved) = self.held.get(place as usize) {
-            self.place[moved as usize] = place;
-        }
-    }
-
-    /// The one to go if it is full: the one walked longest ago.
-    fn oldest_if_full(&self, stamps: &[u64]) -> Option<u32> {
-        if self.held.len() < self.capacity {
-            return None;
-        }
-        let age = |adapter: &&u32| stamps[**adapter as usize];
-        self.held.iter().min_by_key(age).copied()
-    }
 }
 
 impl Caches {
     pub(crate) fn new(n_adapters: usize, max_loras: u32, max_cpu_loras: u32) -> Self {
         Caches {
-            gpu: Cache::new(n_adapters, max_loras),
-            cpu: Cache::new(n_adapters, max_cpu_loras),
+            max_loras: max_loras as usize,
+            max_cpu_loras: max_cpu_loras as usize,
+            slots: Vec::new(),
+            slot_stamps: Vec::new(),
+            slot_of: vec![NONE; n_adapters],
+            cpu: Vec::new(),
+            cpu_place: vec![NONE; n_adapters],
             stamps: vec![0; n_adapters],
         }
     }
 
+    #[inline]
+    fn has_slot(&self, adapter: u32) -> bool {
+        self.slot_of[adapter as usize] != NONE
+    }
+
+    /// Marks an adapter that has a slot as walked.
+    #[inline]
+    fn touch(&mut self, adapter: u32, stamp: u64) {
+        self.slot_stamps[self.slot_of[adapter as usize] as usize] = stamp;
+    }
+
     /// Brings one adapter into both caches and marks it recent.
-    pub(crate) fn activate(&mut self, adapter: u32, stamp: u64, mut event: impl FnMut(Event)) {
-        if !self.cpu.holds(adapter) {
+    #[inline]
+    pub(crate) fn activate(&mut self, adapter: u32, stamp: u64, event: impl FnMut(Event)) {
+        if self.has_slot(adapter) {
+            // Then it is in CPU memory too.
+            self.touch(adapter, stamp);
+        } else {
+            self.load(adapter, stamp, event);
+        }
+    }
+
+    fn load(&mut self, adapter: u32, stamp: u64, mut event: impl FnMut(Event)) {
+        if self.cpu_place[adapter as usize] == NONE {
             event(Event::LoadDisk(adapter));
-            if let Some(oldest) = self.cpu.oldest_if_full(&self.stamps) {
-                self.cpu.remove(oldest);
-                if self.gpu.holds(oldest) {
-                    self.gpu.remove(oldest);
+            if self.cpu.len() == self.max_cpu_loras {
+                let oldest = self.oldest_in_cpu_memory();
+                self.drop_from_cpu_memory(oldest);
+                if self.has_slot(oldest) {
+                    self.free_slot(self.slot_of[oldest as usize] as usize);
                     event(Event::EvictGpu(oldest));
                 }
             }
-            self.cpu.add(adapter);
+            self.cpu_place[adapter as usize] = self.cpu.len() as u32;
+            self.cpu.push(adapter);
         }
-        if !self.gpu.holds(adapter) {
-            if let Some(oldest) = self.gpu.oldest_if_full(&self.stamps) {
-                self.gpu.remove(oldest);
-                event(Event::EvictGpu(oldest));
+        if self.slots.len() == self.max_loras {
+            let oldest = self.oldest_slot();
+            event(Event::EvictGpu(self.slots[oldest]));
+            self.free_slot(oldest);
+        }
+        self.slot_of[adapter as usize] = self.slots.len() as u32;
+        self.slots.push(adapter);
+        self.slot_stamps.push(stamp);
+        event(Event::LoadGpu(adapter));
+    }
+
+    /// Index of the slot walked longest ago.
+    fn oldest_slot(&self) -> usize {
+        let mut oldest = 0;
+        let mut least = u64::MAX;
+        for (slot, &stamp) in self.slot_stamps.iter().enumerate() {
+            if stamp < least {
+                least = stamp;
+                oldest = slot;
             }
-            self.gpu.add(adapter);
-            event(Event::LoadGpu(adapter));
         }
-        self.stamps[adapter as usize] = stamp;
+        oldest
+    }
+
+    fn free_slot(&mut self, slot: usize) {
+        let adapter = self.slots.swap_remove(slot);
+        self.stamps[adapter as usize] = self.slot_stamps.swap_remove(slot);
+        self.slot_of[adapter as usize] = NONE;
+        if let Some(&moved) = self.slots.get(slot) {
+            self.slot_of[moved as usize] = slot as u32;
+        }
+    }
+
+    fn oldest_in_cpu_memory(&self) -> u32 {
+        let stamp = |adapter: u32| match self.slot_of[adapter as usize] {
+            NONE => self.stamps[adapter as usize],
+            slot => self.slot_stamps[slot as usize],
+        };
+        let oldest = self.cpu.iter().copied().min_by_key(|&adapter| stamp(adapter));
+        oldest.expect("a CPU cache holds at least one")
+    }
+
+    fn drop_from_cpu_memory(&mut self, adapter: u32) {
+        let place = std::mem::replace(&mut self.cpu_place[adapter as usize], NONE) as usize;
+        self.cpu.swap_remove(place);
+        if let Some(&moved) = self.cpu.get(place) {
+            self.cpu_place[moved as usize] = place as u32;
+        }
     }
 }
 
@@ -136,7 +167,7 @@ pub(crate) struct LoraSlots {
     batch: Vec<u64>,
     /// Number of the last walk.
     walk: u64,
-    /// By adapter: the walk with which its present stay in the batch began.
+    /// By adapter: the walk with which its present stay in the batch began; `NOT_IN_BATCH` if none.
     since: Vec<u64>,
     /// Copy and read time by adapter.
     cost: Vec<(Time, Time)>,
@@ -144,6 +175,7 @@ pub(crate) struct LoraSlots {
 
 /// Stamps are walk number times this plus place in the walk.
 const PLACES: u64 = 1 << 24;
+const NOT_IN_BATCH: u64 = u64::MAX;
 
 impl LoraSlots {
     pub(crate) fn new(scenario: &Scenario) -> Self {
@@ -160,7 +192,7 @@ impl LoraSlots {
             order,
             batch: vec![0; n_adapters.div_ceil(64)],
             walk: 0,
-            since: vec![0; n_adapters],
+            since: vec![NOT_IN_BATCH; n_adapters],
             cost: (scenario.adapters.iter())
                 .map(|adapter| (adapter.gpu_load, adapter.disk_load))
                 .collect(),
@@ -187,7 +219,9 @@ impl LoraSlots {
         for &adapter in left {
             let place = self.place[adapter as usize];
             self.batch[place as usize / 64] &= !(1 << (place % 64));
-            self.caches.stamps[adapter as usize] = self.walk * PLACES + u64::from(place);
+            self.since[adapter as usize] = NOT_IN_BATCH;
+            self.caches
+                .touch(adapter, self.walk * PLACES + u64::from(place));
         }
         // Walks that changed nothing need no number: whoever was in all of them is still in.
         self.walk += 1;
@@ -196,7 +230,7 @@ impl LoraSlots {
             let place = self.place[adapter as usize];
             self.batch[place as usize / 64] |= 1 << (place % 64);
             self.since[adapter as usize] = self.walk;
-            missing |= !self.caches.gpu.holds(adapter);
+            missing |= !self.caches.has_slot(adapter);
         }
         batch.clear_changes();
         if missing {
@@ -209,12 +243,12 @@ impl LoraSlots {
     /// The walk itself, when somebody in the batch has no slot.
     fn load(&mut self) -> Loads {
         // Whoever was in the batch before has the stamp of the last walk.
-        for_each_bit(&self.batch, |place| {
-            let adapter = self.order[place] as usize;
-            if self.since[adapter] < self.walk {
-                self.caches.stamps[adapter] = (self.walk - 1) * PLACES + place as u64;
+        for (slot, &adapter) in self.caches.slots.iter().enumerate() {
+            if self.since[adapter as usize] < self.walk {
+                let place = u64::from(self.place[adapter as usize]);
+                self.caches.slot_stamps[slot] = (self.walk - 1) * PLACES + place;
             }
-        });
+        }
         let mut loads = Loads::default();
         for_each_bit(&self.batch, |place| {
             let adapter = self.order[place];

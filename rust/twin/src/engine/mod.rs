@@ -119,13 +119,12 @@ impl<'a> Engine<'a> {
     /// Takes what clients send before `until`.
     #[inline]
     fn receive_until(&mut self, until: Time) {
-        while self.clients.next_arrival() < until {
-            self.clients.receive(
-                &mut self.scheduler,
-                &mut self.journeys,
-                &mut self.tally,
-            );
-        }
+        self.clients.receive_until(
+            until,
+            &mut self.scheduler,
+            &mut self.journeys,
+            &mut self.tally,
+        );
     }
 
     /// Nothing waits or runs: on to when something can; false if nothing ever will.

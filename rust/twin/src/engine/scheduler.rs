@@ -69,9 +69,20 @@ pub(crate) struct Scheduler {
     partial: Option<u32>,
     /// Computed tokens of all running requests.
     context_tokens: u64,
-    /// The last scan of the waiting queue admitted nobody, and nothing has changed since but the
-    /// decodes' progress, which takes blocks and gives none: the next scan would find the same.
+    /// The next scan of the waiting queue would admit nobody, and skip as many as the last: nothing
+    /// has changed since but the decodes' progress, which takes blocks and gives none.
     scan_is_settled: bool,
+}
+
+/// Why a scan of the waiting queue ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ScanEnd {
+    /// All who are left were skipped.
+    NobodyLeft,
+    /// A request's blocks are not free.
+    NoBlocks,
+    /// The budget is spent, or `max_num_seqs` run.
+    NoRoom,
 }
 
 impl Scheduler {
@@ -254,20 +265,26 @@ impl Scheduler {
     /// Rules 5 to 7: the waiting queue, from the front.
     #[inline]
     fn schedule_waiting(&mut self, decision: &mut Decision, budget: &mut u32, chunk_cap: u32) {
-        if self.waiting.len() > 0 {
-            self.scan(decision, budget, chunk_cap);
-        }
-        // A chunk, begun or continued, took budget that the next scan will have.
-        self.scan_is_settled = decision.chunks.is_empty();
+        let ended = if self.waiting.len() > 0 {
+            self.scan(decision, budget, chunk_cap)
+        } else {
+            ScanEnd::NobodyLeft
+        };
+        self.scan_is_settled = match ended {
+            ScanEnd::NobodyLeft | ScanEnd::NoBlocks => true,
+            // A chunk, begun or continued, took budget that the next scan will have.
+            ScanEnd::NoRoom => decision.chunks.is_empty(),
+        };
     }
 
-    fn scan(&mut self, decision: &mut Decision, budget: &mut u32, chunk_cap: u32) {
+    fn scan(&mut self, decision: &mut Decision, budget: &mut u32, chunk_cap: u32) -> ScanEnd {
         // Number up to which requests were looked at, once slots are full and some are passed over.
         let mut reached = None;
+        let mut end = ScanEnd::NoRoom;
         while *budget > 0 && self.running.len() < self.max_num_seqs {
             if let Some(id) = self.waiting.first_preempted() {
                 let Some(chunk) = self.first_chunk(id, *budget, chunk_cap) else {
-                    return;
+                    return ScanEnd::NoBlocks;
                 };
                 self.waiting.take_preempted();
                 self.admit(chunk, decision, budget);
@@ -283,7 +300,7 @@ impl Scheduler {
             };
             let Some(id) = next else {
                 decision.shape.skipped = self.waiting.arrivals();
-                return;
+                return ScanEnd::NobodyLeft;
             };
             let number = self.requests[id].place;
             if slots_are_full {
@@ -291,12 +308,14 @@ impl Scheduler {
             }
             // Rule 7: who lacks blocks stops the scan.
             let Some(chunk) = self.first_chunk(id, *budget, chunk_cap) else {
+                end = ScanEnd::NoBlocks;
                 break;
             };
             self.waiting.take(id, &self.slots, &self.requests);
             self.admit(chunk, decision, budget);
         }
         decision.shape.skipped = reached.map_or(0, |number| self.waiting.before(number));
+        end
     }
 
     /// Rule 7: the first chunk of a waiting request, if its blocks are free.

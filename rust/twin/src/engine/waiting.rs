@@ -7,7 +7,7 @@
 //! be admitted is the earliest head among the adapters in slots, kept in a heap.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::binary_heap::{BinaryHeap, PeekMut};
 
 use super::batch::AdapterSet;
 use super::requests::{Requests, NONE};
@@ -111,7 +111,7 @@ impl Waiting {
                 }
             }
         }
-        while let Some(&Reverse((number, adapter))) = self.heads.heap.peek() {
+        while let Some((number, adapter)) = self.heads.first() {
             let (first, _) = self.ends[adapter as usize];
             let is_head = first != NONE && requests[first].place == number;
             if is_head && batch.contains(adapter) {
@@ -132,7 +132,8 @@ impl Waiting {
         if self.queue.len == 0 {
             self.heads.forget();
         } else if self.heads.kept && request.next != NONE && batch.contains(request.adapter) {
-            self.heads.enter(request.adapter, requests[request.next].place);
+            let next = requests[request.next].place;
+            self.heads.follow(request.adapter, request.place, next);
         }
     }
 
@@ -164,7 +165,8 @@ impl Waiting {
 /// adapter has left, its request is gone) is dropped when it comes to the top.
 #[derive(Clone, Debug)]
 struct Heads {
-    heap: BinaryHeap<Reverse<(u32, u32)>>,
+    /// Number of the request above, adapter below: one comparison orders them.
+    heap: BinaryHeap<Reverse<u64>>,
     /// By adapter, the number that its entry in the heap has: an entry is never made twice.
     entered: Vec<u32>,
     /// Whether the heap is kept up to date; it is when a scan has needed it.
@@ -172,19 +174,43 @@ struct Heads {
 }
 
 impl Heads {
+    fn entry(number: u32, adapter: u32) -> Reverse<u64> {
+        Reverse(u64::from(number) << 32 | u64::from(adapter))
+    }
+
+    #[inline]
+    fn first(&self) -> Option<(u32, u32)> {
+        let &Reverse(entry) = self.heap.peek()?;
+        Some(((entry >> 32) as u32, entry as u32))
+    }
+
     #[inline]
     fn enter(&mut self, adapter: u32, number: u32) {
         let entered = &mut self.entered[adapter as usize];
         if *entered != number {
             *entered = number;
-            self.heap.push(Reverse((number, adapter)));
+            self.heap.push(Heads::entry(number, adapter));
         }
     }
 
+    /// The adapter's request `number` is gone, and `next` is its first now.
+    #[inline]
+    fn follow(&mut self, adapter: u32, number: u32, next: u32) {
+        if let Some(mut first) = self.heap.peek_mut() {
+            if *first == Heads::entry(number, adapter) {
+                self.entered[adapter as usize] = next;
+                *first = Heads::entry(next, adapter);
+                return;
+            }
+        }
+        self.enter(adapter, next);
+    }
+
     fn drop_first(&mut self) {
-        if let Some(Reverse((number, adapter))) = self.heap.pop() {
-            let entered = &mut self.entered[adapter as usize];
-            if *entered == number {
+        if let Some(first) = self.heap.peek_mut() {
+            let Reverse(entry) = PeekMut::pop(first);
+            let entered = &mut self.entered[entry as u32 as usize];
+            if *entered == (entry >> 32) as u32 {
                 *entered = NONE;
             }
         }
@@ -194,8 +220,8 @@ impl Heads {
     fn forget(&mut self) {
         if self.kept {
             self.kept = false;
-            for Reverse((_, adapter)) in self.heap.drain() {
-                self.entered[adapter as usize] = NONE;
+            for Reverse(entry) in self.heap.drain() {
+                self.entered[entry as u32 as usize] = NONE;
             }
         }
     }

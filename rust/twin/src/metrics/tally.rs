@@ -3,6 +3,7 @@
 use super::histogram::Histogram;
 use super::{Spread, Summary};
 use crate::record::AdapterColumns;
+use crate::requests::Request;
 use crate::scenario::Scenario;
 use crate::units::Time;
 
@@ -130,16 +131,16 @@ impl Tally {
 
     /// A client sent a request.
     #[inline]
-    pub(crate) fn arrival(&mut self, adapter: u32, arrival: Time, prompt: u32, output: u32) {
-        if arrival < self.warmup {
+    pub(crate) fn arrival(&mut self, request: &Request) {
+        if request.arrival < self.warmup {
             return;
         }
-        let judged = self.is_judged(arrival);
-        let tally = &mut self.adapters[adapter as usize];
+        let prompt_tokens = u64::from(request.prompt_tokens);
+        let tally = &mut self.adapters[request.adapter as usize];
         tally.offered += 1;
-        tally.offered_tokens += u64::from(prompt) + u64::from(output);
-        tally.judged_offered += u64::from(judged);
-        self.offered_prompt_tokens += u64::from(prompt);
+        tally.offered_tokens += prompt_tokens + u64::from(request.output_tokens);
+        tally.judged_offered += u64::from(request.arrival < self.judge_until);
+        self.offered_prompt_tokens += prompt_tokens;
     }
 
     /// And was turned away.
