@@ -1,0 +1,67 @@
+"""`lorapack serve`: the HTTP service."""
+
+from __future__ import annotations
+
+import click
+
+from lorapack.cli.output import Printer, common_options
+
+
+@click.command(
+    "serve",
+    epilog="Example: lorapack serve --port 8080 --profile llama-3.1-8b/h100-64gb/vllm-0.8.5",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--profile",
+    "profile_names",
+    multiple=True,
+    help="Profile name or .toml path to answer for; may be given again.  [default: all built in]",
+)
+@click.option(
+    "--jobs", type=click.IntRange(1), help="Threads a pack may use.  [default: all cores]"
+)
+@click.option(
+    "--packs-at-once",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Fleets packed side by side; more are answered 503.",
+)
+@common_options
+def command(
+    host: str,
+    port: int,
+    profile_names: tuple[str, ...],
+    jobs: int | None,
+    packs_at_once: int,
+    out: Printer,
+    seed: int,  # noqa: ARG001 - a request brings its own
+) -> None:
+    """Answer over HTTP.
+
+    /predict asks the predictor about one GPU, /pack places a fleet, /healthz and /metrics are for
+    whoever watches; /docs shows the API. There is no authentication: listen on a private address.
+    """
+    from lorapack.errors import MissingPackageError
+    from lorapack.profile.profile import Profile
+
+    try:
+        import uvicorn
+
+        from lorapack.serve import ServiceSettings, create_app
+    except ModuleNotFoundError as error:
+        raise MissingPackageError("the service", str(error.name), "serve") from error
+    names = profile_names or Profile.names()
+    settings = ServiceSettings(
+        tuple(Profile.load(name) for name in names), jobs=jobs, packs_at_once=packs_at_once
+    )
+    level = "warning" if out.quiet or out.json else "info"
+    uvicorn.run(create_app(settings), host=host, port=port, log_level=level)
