@@ -10,26 +10,25 @@ UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 """Suffix -> seconds; a bare number is seconds."""
 
 
-class Duration(click.ParamType[float]):
-    """Seconds, from a number with or without a unit.
+def duration(text: str) -> float:
+    """Seconds, from a number with or without a unit: the ``type`` of an option.
+
+    Args:
+        text: As written.
+
+    Raises:
+        click.BadParameter: It is no such span.
 
     Example:
-        >>> Duration().convert("1.5h", None, None)
+        >>> duration("1.5h")
         5400.0
     """
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The seconds that ``value`` says."""
-        text = str(value).strip().lower()
-        unit = UNITS_S.get(text[-1:])
-        try:
-            seconds = float(text if unit is None else text[:-1]) * (unit or 1.0)
-        except ValueError:
-            seconds = math.nan
-        if not 0 <= seconds < math.inf:
-            self.fail(f"{value!r}: give seconds, or a number with s, m, h or d", param, ctx)
-        return seconds
+    written = text.strip().lower()
+    unit = UNITS_S.get(written[-1:])
+    try:
+        seconds = float(written if unit is None else written[:-1]) * (unit or 1.0)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise click.BadParameter(f"{text!r}: give seconds, or a number with s, m, h or d")
+    return seconds

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lorapack.cli.duration import Duration
+from lorapack.cli.duration import duration
 from lorapack.cli.output import (
     INPUT_FILE,
     OUTPUT_FILE,
@@ -66,8 +66,12 @@ def engine_options(function: F) -> F:
 @click.argument("path", metavar="FLEET|SCENARIO.toml", type=INPUT_FILE)
 @click.option("--profile", "profile_name", help="Name or path of the engine profile.")
 @engine_options
-@click.option("--duration", "duration_s", type=Duration(), help="End of the run, such as 1h.")
-@click.option("--warmup", "warmup_s", type=Duration(), help="Nothing is counted before it.")
+@click.option(
+    "--duration", "duration_s", type=duration, metavar="TIME", help="End of the run, such as 1h."
+)
+@click.option(
+    "--warmup", "warmup_s", type=duration, metavar="TIME", help="Nothing is counted before it."
+)
 @click.option(
     "--max-in-flight", type=click.IntRange(1), metavar="N", help="Arrivals beyond are dropped."
 )

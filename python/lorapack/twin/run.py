@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lorapack import _native
 from lorapack.errors import InputError
+from lorapack.twin.native import native_scenario
 from lorapack.twin.result import Result
 from lorapack.twin.scenario import Scenario
 
@@ -110,8 +111,9 @@ def run(scenario: Scenario) -> Result:
         Infeasible: The engine would not start.
     """
     started = time.perf_counter()
-    native = scenario.native()
-    outcome = _native.simulate(native, requests=scenario.records, steps=scenario.records)
+    outcome = _native.simulate(
+        native_scenario(scenario), requests=scenario.records, steps=scenario.records
+    )
     return Result(scenario, outcome, time.perf_counter() - started)
 
 
@@ -149,7 +151,7 @@ def simulate_many(
     if not scenarios:
         return []
     started = time.perf_counter()
-    natives = [scenario.native() for scenario in scenarios]
+    natives = [native_scenario(scenario) for scenario in scenarios]
     outcomes = _native.simulate_many(natives, threads=jobs or usable_cores(), progress=progress)
     if progress is not None:
         progress(len(scenarios))

@@ -1,48 +1,30 @@
 """One GPU, one fleet, one engine setting, one seed: what :func:`simulate` runs.
 
 :class:`Scenario` joins a fleet, a profile and settings. What is left out takes the profile's value;
-:attr:`Scenario.engine` says what came of it. :meth:`Scenario.native` hands it to the twin in
-integers and tables, which is the only way in.
+:attr:`Scenario.engine` says what came of it, or that such an engine would not start.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from lorapack import _native
-from lorapack.errors import Infeasible, InputError, did_you_mean
+from lorapack.errors import Infeasible, InputError
 from lorapack.fleet.adapter import MAX_LORA_RANKS
 from lorapack.profile.memory import CUDA_OUT_OF_MEMORY, MAX_MODEL_LEN, NO_CACHE_BLOCKS
 from lorapack.profile.profile import RULE_SETS
-from lorapack.twin.arrivals import ArrivalLaw, OwnGaps
-from lorapack.twin.lengths import LengthLaw, OwnLengths
 
 if TYPE_CHECKING:
-    import polars as pl
-    from numpy.typing import NDArray
-
-    from lorapack.fleet.adapter import Adapter
     from lorapack.fleet.fleet import Fleet
-    from lorapack.profile.front_end import FrontEnd
     from lorapack.profile.memory import MemoryPlan
     from lorapack.profile.profile import Profile
-    from lorapack.profile.step_time import StepTime
     from lorapack.trace.trace import Trace
-
-PICOSECONDS = 1_000_000_000_000
-"""In a second: the unit in which the twin counts."""
+    from lorapack.twin.arrivals import ArrivalLaw
+    from lorapack.twin.lengths import LengthLaw
 
 LONGEST_S = 200 * 86_400.0
 """Longest run, seconds: picoseconds in 64 bits end at 213 days."""
-
-JUDGED_TAIL_S = 180.0
-"""Requests that arrive in the last 3 minutes of the window (a twentieth, if it is shorter than an
-hour) do not count towards an adapter's judged share: the end cuts them off, not the engine."""
 
 STARVED_BELOW = 0.9
 """What serves less than this share of its load is starved (the rule of arXiv 2508.08343)."""
@@ -88,20 +70,6 @@ class Engine:
         """KV tokens that requests can hold: without the null block and a last, partial block."""
         return (self.kv_cache_tokens // self.block_size - 1) * self.block_size
 
-    def native(self) -> _native.EngineSettings:
-        """The settings as the twin takes them."""
-        return _native.EngineSettings(
-            rule_set=self.rule_set,
-            block_size=self.block_size,
-            num_blocks=self.kv_cache_tokens // self.block_size,
-            max_loras=self.max_loras,
-            max_cpu_loras=self.max_cpu_loras,
-            max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=self.max_num_batched_tokens,
-            max_model_len=min(self.max_model_len, self.usable_tokens + 1),
-            long_prefill_token_threshold=self.long_prefill_token_threshold,
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Scenario:
@@ -127,7 +95,7 @@ class Scenario:
             trace is done.
         warmup_s: Start of the window in which things are counted, seconds.
         judge_until_s: Requests that arrive later do not count towards an adapter's judged share,
-            seconds; ``None``: :data:`JUDGED_TAIL_S` before the end.
+            seconds; ``None``: three minutes before the end.
         seed: Of every random stream.
         max_in_flight: An arrival that finds so many requests in the system is dropped; ``None``: no
             cap.
@@ -196,95 +164,6 @@ class Scenario:
     def window_s(self) -> float | None:
         """Length of the window in which things are counted, seconds; ``None``: open-ended."""
         return None if self.duration_s is None else self.duration_s - self.warmup_s
-
-    def native(self) -> _native.Scenario:
-        """The scenario as the twin takes it: integers and tables.
-
-        Raises:
-            Infeasible: The engine would not start.
-            InputError: The trace names an adapter that the fleet has not.
-        """
-        engine = self.engine
-        adapters, shapes = self._native_adapters(engine.max_lora_rank)
-        return _native.Scenario(
-            adapters=adapters,
-            length_shapes=shapes,
-            trace=None if self.trace is None else _native_trace(self.trace, self.fleet),
-            engine=engine.native(),
-            step_time=_native_step_time(
-                self.profile.step_time,
-                engine.max_loras,
-                engine.max_lora_rank,
-                engine.max_num_batched_tokens,
-            ),
-            front_end=_native_front_end(self.profile.front_end, engine.max_num_seqs),
-            duration_ps=None if self.duration_s is None else picoseconds(self.duration_s),
-            warmup_ps=picoseconds(self.warmup_s),
-            judge_until_ps=_judge_until_ps(self),
-            seed=self.seed,
-            max_in_flight=self.max_in_flight,
-            warm=self.warm,
-        )
-
-    def _native_adapters(
-        self, max_lora_rank: int
-    ) -> tuple[list[_native.Adapter], list[_native.LengthShape]]:
-        """The adapters, and the length shapes that they point to."""
-        loads_ps = self._loads_ps(max_lora_rank)
-        draw = (self.lengths or OwnLengths()).bound(self.profile.lengths)
-        indices: dict[_native.LengthShape, int] = {}
-        adapters = []
-        for adapter in self.fleet:
-            shape, prompt_scale, output_scale = draw(adapter)
-            gpu_load_ps, disk_load_ps = loads_ps[adapter.rank]
-            native = _native.Adapter(
-                key=stream_key(adapter.adapter),
-                is_base=adapter.is_base,
-                arrivals=self._native_arrivals(adapter),
-                length_shape=indices.setdefault(shape, len(indices)),
-                prompt_scale=prompt_scale,
-                output_scale=output_scale,
-                gpu_load_ps=gpu_load_ps,
-                disk_load_ps=disk_load_ps,
-            )
-            adapters.append(native)
-        return adapters, list(indices)
-
-    def _loads_ps(self, max_lora_rank: int) -> dict[int, tuple[int, int]]:
-        """By rank: picoseconds from CPU to slot, and from disk to CPU."""
-        loading = self.profile.adapter_loading
-        return {
-            rank: (loading.gpu_load_ps(rank, max_lora_rank), loading.disk_load_ps(rank))
-            for rank in {adapter.rank for adapter in self.fleet}
-        }
-
-    def _native_arrivals(self, adapter: Adapter) -> _native.Arrivals:
-        if adapter.rate_rps == 0.0 or (self.arrivals is None and self.trace is not None):
-            return _native.Arrivals.none()
-        return (self.arrivals or OwnGaps()).native(adapter)
-
-
-@functools.lru_cache(maxsize=2**17)
-def stream_key(adapter: str) -> int:
-    """The number that names an adapter's random streams: of its name alone, on every machine.
-
-    Args:
-        adapter: The adapter's name.
-
-    Returns:
-        64 bits of BLAKE2b.
-
-    Example:
-        >>> stream_key("summaries") == stream_key("summaries") != stream_key("translations")
-        True
-    """
-    digest = hashlib.blake2b(adapter.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
-
-
-def picoseconds(seconds: float) -> int:
-    """Whole picoseconds, rounded once."""
-    return round(seconds * PICOSECONDS)
 
 
 _COUNTS = (
@@ -473,71 +352,3 @@ def _kv_cache(scenario: Scenario, max_loras: int) -> tuple[int, int]:
         limit = f"the engine does not start: max_model_len {longest} exceeds the KV cache"
         raise Infeasible(f"{limit} of {usable} usable tokens", f"max_model_len {usable}")
     return given, longest
-
-
-def _judge_until_ps(scenario: Scenario) -> int:
-    if scenario.judge_until_s is not None:
-        return picoseconds(scenario.judge_until_s)
-    if scenario.duration_s is None or scenario.window_s is None:
-        return picoseconds(LONGEST_S)
-    return picoseconds(scenario.duration_s - min(JUDGED_TAIL_S, scenario.window_s / 20))
-
-
-@functools.lru_cache(maxsize=64)
-def _native_step_time(
-    step_time: StepTime, max_loras: int, max_lora_rank: int, max_num_batched_tokens: int
-) -> _native.StepTime:
-    tables = step_time.tables(max_loras, max_lora_rank, max_num_batched_tokens)
-    return _native.StepTime(
-        base_ps=tables.base,
-        distinct_adapter_ps=tables.distinct_adapter,
-        request_ps=tables.request_ps,
-        context_token_ps=tables.context_token_ps,
-        attention_pair_ps=tables.attention_pair_ps,
-        skipped_ps=tables.skipped_ps,
-        waiting_ps=tables.waiting_ps,
-        arrival_ps=tables.arrival_ps,
-    )
-
-
-@functools.lru_cache(maxsize=64)
-def _native_front_end(front_end: FrontEnd, max_num_seqs: int) -> _native.FrontEnd:
-    tables = front_end.tables(max_num_seqs)
-    return _native.FrontEnd(
-        request_ps=tables.request_ps,
-        first_use_ps=tables.first_use_ps,
-        first_token_fixed_ps=tables.first_token_fixed_ps,
-        first_token_request_ps=tables.first_token_request_ps,
-        first_token_step_ppm=tables.first_token_step_ppm,
-        merged_ppm=tables.merged_ppm,
-    )
-
-
-def _native_trace(trace: Trace, fleet: Fleet) -> _native.Trace:
-    """The trace's rows, adapters by their place in the fleet."""
-    index = {adapter.adapter: i for i, adapter in enumerate(fleet)}
-    frame = trace.frame
-    if not trace.names_adapters:
-        mend = "names no adapter: `lorapack fleet from-trace` deals its requests to some"
-        raise InputError(trace.source, "column adapter", None, mend)
-    for name in frame["adapter"].unique(maintain_order=True):
-        if name not in index:
-            mend = f"is not in the fleet: {did_you_mean(name, list(index)[:10_000])}"
-            raise InputError(trace.source, "column adapter", name, mend)
-    places = frame["adapter"].replace_strict(index, return_dtype=_uint32())
-    arrival_s: NDArray[np.float64] = frame["arrival_s"].to_numpy()
-    if len(arrival_s) and not 0 <= arrival_s[0] <= arrival_s[-1] <= LONGEST_S:
-        found, mend = f"{arrival_s[0]} to {arrival_s[-1]}", f"give seconds from 0 to {LONGEST_S}"
-        raise InputError(trace.source, "column arrival_s", found, mend)
-    return _native.Trace(
-        arrival_ps=np.rint(arrival_s * PICOSECONDS).astype(np.uint64),
-        adapter=places.to_numpy(),
-        prompt_tokens=frame["prompt_tokens"].cast(_uint32()).to_numpy(),
-        output_tokens=frame["output_tokens"].cast(_uint32()).to_numpy(),
-    )
-
-
-def _uint32() -> type[pl.UInt32]:
-    import polars as pl
-
-    return pl.UInt32

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from lorapack.cli.duration import duration
 from lorapack.cli.main import run
 from lorapack.cli.simulate import command
 
@@ -133,7 +134,5 @@ def test_each_mistake_has_its_exit_code_and_says_what_is_wrong(
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1.5h", 5400), ("2D", 172_800)]
 )
-def test_durations_have_units(folder, text, seconds):
-    from lorapack.cli.duration import Duration
-
-    assert Duration().convert(text, None, None) == seconds
+def test_durations_have_units(text, seconds):
+    assert duration(text) == seconds

@@ -37,6 +37,6 @@ def test_only_the_twin_s_own_rooms_import_it(repository):
         if "import _native" in path.read_text(encoding="utf-8")
         or "lorapack._native import" in path.read_text(encoding="utf-8")
     }
-    allowed = ("twin/", "fidelity/conform.py", "predictor/physics.py")
+    allowed = ("twin/", "fidelity/conform.py", "predictor/")
     assert "twin/run.py" in importers
     assert [path for path in importers if not path.startswith(allowed)] == []

@@ -12,6 +12,12 @@ from lorapack import _native
 from lorapack.errors import InputError
 from lorapack.fleet.adapter import Adapter
 from lorapack.fleet.fleet import Fleet
+from lorapack.twin.native import (
+    native_engine,
+    native_front_end,
+    native_scenario,
+    native_step_time,
+)
 from lorapack.twin.run import run, simulate_many
 from lorapack.twin.scenario import Scenario
 
@@ -114,7 +120,7 @@ def test_records_of_many_are_refused(profile, fleet):
 
 def outcome(profile, fleet):
     scenario = Scenario(profile, fleet, max_loras=2, duration_s=60)
-    return _native.simulate(scenario.native(), requests=True, steps=True)
+    return _native.simulate(native_scenario(scenario), requests=True, steps=True)
 
 
 def address(frame, column):
@@ -148,9 +154,9 @@ def test_what_the_twin_refuses_is_an_input_error(profile, fleet):
                 adapters=[],
                 length_shapes=[_native.LengthShape.constant(1, 0)],
                 trace=None,
-                engine=good.engine.native(),
-                step_time=_step_time(profile),
-                front_end=_front_end(profile),
+                engine=native_engine(good.engine),
+                step_time=native_step_time(profile.step_time, 2, 16, 2048),
+                front_end=native_front_end(profile.front_end, 2048),
                 duration_ps=10**12,
                 warmup_ps=0,
                 judge_until_ps=0,
@@ -160,15 +166,3 @@ def test_what_the_twin_refuses_is_an_input_error(profile, fleet):
             )
         )
     assert "output_tokens" in caught.value.place
-
-
-def _step_time(profile):
-    from lorapack.twin.scenario import _native_step_time
-
-    return _native_step_time(profile.step_time, 2, 16, profile.engine.max_num_batched_tokens)
-
-
-def _front_end(profile):
-    from lorapack.twin.scenario import _native_front_end
-
-    return _native_front_end(profile.front_end, profile.engine.max_num_seqs)

@@ -10,8 +10,9 @@ from lorapack.fleet.fleet import Fleet
 from lorapack.trace.trace import SCHEMA, Trace
 from lorapack.twin.arrivals import Piecewise
 from lorapack.twin.lengths import Constant, Empirical
+from lorapack.twin.native import native_scenario, stream_key
 from lorapack.twin.run import run
-from lorapack.twin.scenario import Scenario, rounded_up_rank, stream_key
+from lorapack.twin.scenario import Scenario, rounded_up_rank
 
 
 def test_what_is_left_out_takes_the_profile_s_value(profile, fleet):
@@ -65,7 +66,7 @@ def test_an_engine_that_would_not_start_says_why_and_what_mends_it(
 ):
     scenario = Scenario(profile, fleet, max_loras=max_loras)
     with pytest.raises(Infeasible, match=refusal) as caught:
-        scenario.native()
+        native_scenario(scenario)
     assert words in caught.value.limit
     assert "--max-loras" in caught.value.nearest
 
@@ -167,7 +168,7 @@ def test_a_trace_with_an_unknown_adapter_names_the_nearest(profile, fleet):
     )
     scenario = Scenario(profile, fleet, trace=Trace(frame, "t.csv"))
     with pytest.raises(InputError, match="did you mean adapter-") as caught:
-        scenario.native()
+        native_scenario(scenario)
     assert caught.value.file == "t.csv"
 
 
@@ -177,7 +178,7 @@ def test_a_trace_without_adapters_is_refused(profile, fleet):
         schema=dict(SCHEMA),
     )
     with pytest.raises(InputError, match="from-trace"):
-        Scenario(profile, fleet, trace=Trace(frame, "t.csv")).native()
+        native_scenario(Scenario(profile, fleet, trace=Trace(frame, "t.csv")))
 
 
 def lengths_of(profile, adapter, **settings):
