@@ -10,8 +10,6 @@ import functools
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lorapack.twin.scenario import JUDGED_REQUESTS, STARVED_BELOW, Engine, Scenario
 
 if TYPE_CHECKING:
@@ -181,22 +179,24 @@ class Result:
         """
         import polars as pl
 
-        # With numpy: a query's own overhead would be most of the cost of a short run.
+        # Without a query: its own overhead would be most of the cost of a short run.
         counts = pl.DataFrame(self._outcome.adapters)
-        completed, judged = counts["completed"].to_numpy(), counts["judged_offered"].to_numpy()
-        with np.errstate(invalid="ignore"):
-            ttft_mean_ms = counts["ttft_sum_ms"].to_numpy() / completed
-            served = counts["judged_completed"].to_numpy() / judged
-        starved = (served < STARVED_BELOW) & (judged >= JUDGED_REQUESTS)
+        totals = {name: counts[name].to_list() for name in counts.columns}
+        served = _ratios(totals["judged_completed"], totals["judged_offered"])
+        starved = [
+            n >= JUDGED_REQUESTS and share is not None and share < STARVED_BELOW
+            for n, share in zip(totals["judged_offered"], served, strict=True)
+        ]
+        ttft_mean_ms = _ratios(totals["ttft_sum_ms"], totals["completed"])
         ranks = [adapter.rank for adapter in self.scenario.fleet]
         columns = [
             self._names,
             pl.Series("rank", ranks, dtype=pl.UInt32),
             *counts.get_columns()[:5],
-            pl.Series("ttft_mean_ms", ttft_mean_ms, nan_to_null=True),
+            pl.Series("ttft_mean_ms", ttft_mean_ms, dtype=pl.Float64),
             *counts.get_columns()[6:],
-            pl.Series("served_fraction", served, nan_to_null=True),
-            pl.Series("starved", starved),
+            pl.Series("served_fraction", served, dtype=pl.Float64),
+            pl.Series("starved", starved, dtype=pl.Boolean),
         ]
         return pl.DataFrame(columns)
 
@@ -286,3 +286,8 @@ _SPREADS = ("ttft_ms", "tpot_ms", "itl_ms")
 
 def _rate(tokens: int, seconds: float) -> float:
     return tokens / seconds if seconds > 0 else 0.0
+
+
+def _ratios(parts: list[float], wholes: list[int]) -> list[float | None]:
+    """Part over whole, ``None`` where the whole is nothing."""
+    return [part / whole if whole else None for part, whole in zip(parts, wholes, strict=True)]
