@@ -3,7 +3,7 @@
 ========  ================================================================
 404       no such profile is offered
 422       the input cannot be used: place, value and mend, as on the command line
-409       the input is fine, but no plan exists
+409       the input is fine, but no plan exists, or the engine would not start
 503       no predictor for the profile, or another fleet is being packed
 413       the body is too large
 ========  ================================================================
@@ -52,7 +52,7 @@ Predict = Callable[[Profile, PredictRequest], Prediction]
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such profile is offered."},
-    409: {"model": Problem, "description": "No plan exists."},
+    409: {"model": Problem, "description": "The input is sound, yet no answer exists."},
     413: {"model": Problem, "description": "The body is too large."},
     503: {"model": Problem, "description": "Not now, or not without a model."},
 }
@@ -150,7 +150,7 @@ def create_app(
     _count_requests(app, metrics)
     _answer_errors(app)
 
-    @app.post("/predict", responses={s: _PROBLEMS[s] for s in (404, 413, 503)})
+    @app.post("/predict", responses={s: _PROBLEMS[s] for s in (404, 409, 413, 503)})
     def predict_route(request: PredictRequest) -> Prediction:
         """What one GPU that holds these adapters would do, by the predictor."""
         return predict(settings.profile(request.profile), request)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import math
-from typing import Any
 
 from lorapack.errors import InputError
+from lorapack.predictor.features import features_of
+from lorapack.predictor.predictor import Predictor
 from lorapack.profile.profile import Profile
 from lorapack.serve.messages import Prediction, PredictRequest
-from lorapack.twin.physics import features_of
 from lorapack.twin.scenario import Scenario
 
 
@@ -53,7 +52,7 @@ def predict(profile: Profile, request: PredictRequest) -> Prediction:
 
 
 @functools.cache
-def predictor_of(profile: Profile) -> Any:  # noqa: ANN401 - lorapack.predictor.Predictor
+def predictor_of(profile: Profile) -> Predictor:
     """The profile's model, loaded once; it may be asked from many threads.
 
     Args:
@@ -66,9 +65,8 @@ def predictor_of(profile: Profile) -> Any:  # noqa: ANN401 - lorapack.predictor.
         NoPredictorError: No model was trained for the profile.
     """
     try:
-        predictor = importlib.import_module("lorapack.predictor.predictor").Predictor
-        return predictor.load(profile)
-    except (ModuleNotFoundError, InputError) as error:
+        return Predictor.load(profile)
+    except InputError as error:
         raise NoPredictorError(f"no predictor for {profile.name}: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -127,6 +128,41 @@ def test_without_a_model_predict_says_so(settings, monkeypatch):
     assert answer.status_code == 503
     assert answer.json()["error"] == "no_predictor"
     assert one.get("/healthz").json()["predictors"] == []
+
+
+def test_predict_answers_through_the_predictor(settings, monkeypatch):
+    import numpy as np
+
+    from lorapack.serve import prediction
+
+    class Model:
+        targets = ("served_fraction", "slo_margin")
+
+        def predict(self, features):
+            assert features.shape[0] == 1
+            return np.array([[0.5, np.nan]], dtype=np.float32)
+
+    monkeypatch.setattr(prediction, "predictor_of", lambda _profile: Model())
+    body = {"adapters": [ROW, {**ROW, "adapter": "b", "rank": 32}], "max_loras": 1}
+    answer = client(settings, predict=prediction.predict).post("/predict", json=body)
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "profile": NAME,
+        "max_loras": 1,
+        "max_lora_rank": 32,
+        "targets": {"served_fraction": 0.5, "slo_margin": None},
+    }
+
+
+def test_an_engine_that_does_not_start_has_no_prediction(settings, monkeypatch):
+    from lorapack.serve import prediction
+
+    monkeypatch.setattr(prediction, "predictor_of", lambda _profile: SimpleNamespace(predict=None))
+    rows = [{"adapter": f"a{n}", "rank": 512, "rate_rps": 0.1} for n in range(600)]
+    body = {"adapters": rows, "max_loras": 600}
+    answer = client(settings, predict=prediction.predict).post("/predict", json=body)
+    assert answer.status_code == 409
+    assert answer.json()["error"] == "infeasible"
 
 
 def test_a_second_pack_is_told_to_wait(settings):
