@@ -314,10 +314,11 @@ fn uniform(rng: &mut impl Rng) -> f64 {
     Open01.sample(rng)
 }
 
-/// A gap rounded to picoseconds, saturating: past 213 days nothing arrives any more.
+/// A gap rounded to picoseconds, saturating.
 #[inline]
 fn later(at: u64, gap_ps: f64) -> u64 {
-    at.saturating_add((gap_ps + 0.5) as u64)
+    // Through i64, which processors convert to, and which saturates at 106 days.
+    at.saturating_add((gap_ps + 0.5) as i64 as u64)
 }
 
 /// Logarithm of the gamma function for `x >= 1` (Lanczos, g = 7, n = 9; 1e-15 relative).

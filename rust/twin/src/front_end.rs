@@ -41,9 +41,14 @@ impl FrontEnd {
     /// TTFT as the client sees it, from the engine's own (arrival to end of step).
     #[must_use]
     pub fn ttft(&self, engine_ttft: Time, scheduled: u32, step: Time) -> Time {
+        // The product fits 64 bits for steps of up to 18 s; 128-bit division is many times slower.
+        let of_step = match step.0.checked_mul(self.first_token_step_ppm) {
+            Some(product) => product / 1_000_000,
+            None => (u128::from(step.0) * u128::from(self.first_token_step_ppm) / 1_000_000) as u64,
+        };
         let extra = self.first_token_fixed_ps
             + (self.first_token_request.0 * u64::from(scheduled)) as i64
-            + (u128::from(step.0) * u128::from(self.first_token_step_ppm) / 1_000_000) as i64;
+            + of_step as i64;
         Time(engine_ttft.0.saturating_add_signed(extra))
     }
 }

@@ -11,18 +11,20 @@ use crate::scenario::{LengthShape, Lengths};
 /// The lengths of one adapter's requests.
 #[derive(Clone, Debug)]
 pub(crate) struct LengthStream {
-    law: Law,
-    prompt_scale: f64,
-    output_scale: f64,
-    max_model_len: u32,
+    law: LengthLaw,
     rng: Xoshiro256PlusPlus,
 }
 
+/// A shape stretched and cut as one adapter, or many, use it.
 #[derive(Clone, Debug)]
-enum Law {
-    Constant {
-        prompt: f64,
-        output: f64,
+pub(crate) enum LengthLaw {
+    /// Rows drawn uniformly, stretched and cut beforehand.
+    Rows(Arc<[(u32, u32)]>),
+    /// Rows drawn uniformly.
+    Pairs {
+        prompt: Arc<[f32]>,
+        output: Arc<[f32]>,
+        stretch: Stretch,
     },
     Lognormal {
         prompt_log_mean: f64,
@@ -31,98 +33,158 @@ enum Law {
         output_sigma: f64,
         correlation: f64,
         independent: f64,
-    },
-    Pairs {
-        prompt: Arc<[f32]>,
-        output: Arc<[f32]>,
+        stretch: Stretch,
     },
 }
 
-impl LengthStream {
-    pub(crate) fn new(
-        shapes: &[LengthShape],
-        lengths: Lengths,
-        max_model_len: u32,
-        rng: Xoshiro256PlusPlus,
-    ) -> Self {
-        let law = match shapes[lengths.shape as usize] {
+/// Factors on the tokens, and the cut.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    prompt: f64,
+    output: f64,
+    max_model_len: u32,
+}
+
+impl Stretch {
+    #[inline]
+    fn apply(self, prompt: f64, output: f64) -> (u32, u32) {
+        // `+ 0.5` and truncation: to the nearest token; anything past u32 saturates.
+        cut(
+            (prompt * self.prompt + 0.5) as u32,
+            (output * self.output + 0.5) as u32,
+            self.max_model_len,
+        )
+    }
+}
+
+/// The laws of a scenario; adapters of one shape and one pair of factors share one.
+pub(crate) struct LengthLaws<'a> {
+    shapes: &'a [LengthShape],
+    max_model_len: u32,
+    made: Vec<(Lengths, LengthLaw)>,
+}
+
+/// Rows are prepared for the first so many different laws (most fleets have one or two).
+const PREPARED_LAWS: usize = 4;
+/// And only as many rows as are soon paid back.
+const PREPARED_ROWS: usize = 1 << 14;
+
+impl<'a> LengthLaws<'a> {
+    pub(crate) fn new(shapes: &'a [LengthShape], max_model_len: u32) -> Self {
+        LengthLaws {
+            shapes,
+            max_model_len,
+            made: Vec::new(),
+        }
+    }
+
+    /// The law of an adapter with these lengths.
+    pub(crate) fn law(&mut self, lengths: Lengths) -> LengthLaw {
+        if let Some((_, law)) = self.made.iter().find(|(own, _)| *own == lengths) {
+            return law.clone();
+        }
+        let prepare = self.made.len() < PREPARED_LAWS;
+        let law = self.make(lengths, prepare);
+        if prepare {
+            self.made.push((lengths, law.clone()));
+        }
+        law
+    }
+
+    fn make(&self, lengths: Lengths, prepare: bool) -> LengthLaw {
+        let stretch = Stretch {
+            prompt: lengths.prompt_scale,
+            output: lengths.output_scale,
+            max_model_len: self.max_model_len,
+        };
+        match self.shapes[lengths.shape as usize] {
             LengthShape::Constant {
                 prompt_tokens,
                 output_tokens,
-            } => Law::Constant {
-                prompt: f64::from(prompt_tokens),
-                output: f64::from(output_tokens),
-            },
+            } => {
+                let row = stretch.apply(f64::from(prompt_tokens), f64::from(output_tokens));
+                LengthLaw::Rows([row].into())
+            }
             LengthShape::Lognormal {
                 prompt_mean,
                 prompt_sigma,
                 output_mean,
                 output_sigma,
                 correlation,
-            } => Law::Lognormal {
+            } => LengthLaw::Lognormal {
                 prompt_log_mean: prompt_mean.ln() - 0.5 * prompt_sigma * prompt_sigma,
                 prompt_sigma,
                 output_log_mean: output_mean.ln() - 0.5 * output_sigma * output_sigma,
                 output_sigma,
                 correlation,
                 independent: (1.0 - correlation * correlation).max(0.0).sqrt(),
+                stretch,
             },
             LengthShape::Pairs {
                 ref prompt_tokens,
                 ref output_tokens,
-            } => Law::Pairs {
-                prompt: Arc::clone(prompt_tokens),
-                output: Arc::clone(output_tokens),
-            },
-        };
-        LengthStream {
-            law,
-            prompt_scale: lengths.prompt_scale,
-            output_scale: lengths.output_scale,
-            max_model_len,
-            rng,
+            } => {
+                if prepare && prompt_tokens.len() <= PREPARED_ROWS {
+                    let rows = prompt_tokens.iter().zip(output_tokens.iter());
+                    let stretched = rows.map(|(&prompt, &output)| {
+                        stretch.apply(f64::from(prompt), f64::from(output))
+                    });
+                    LengthLaw::Rows(stretched.collect())
+                } else {
+                    LengthLaw::Pairs {
+                        prompt: Arc::clone(prompt_tokens),
+                        output: Arc::clone(output_tokens),
+                        stretch,
+                    }
+                }
+            }
         }
+    }
+}
+
+impl LengthStream {
+    pub(crate) fn new(law: LengthLaw, rng: Xoshiro256PlusPlus) -> Self {
+        LengthStream { law, rng }
     }
 
     /// Prompt and output tokens of the next request.
     #[inline]
     pub(crate) fn draw(&mut self) -> (u32, u32) {
-        let (prompt, output) = match self.law {
-            Law::Constant { prompt, output } => (prompt, output),
-            Law::Lognormal {
+        match self.law {
+            LengthLaw::Rows(ref rows) => rows[uniform_row(&mut self.rng, rows.len())],
+            LengthLaw::Pairs {
+                ref prompt,
+                ref output,
+                stretch,
+            } => {
+                let row = uniform_row(&mut self.rng, prompt.len());
+                stretch.apply(f64::from(prompt[row]), f64::from(output[row]))
+            }
+            LengthLaw::Lognormal {
                 prompt_log_mean,
                 prompt_sigma,
                 output_log_mean,
                 output_sigma,
                 correlation,
                 independent,
+                stretch,
             } => {
                 let first: f64 = StandardNormal.sample(&mut self.rng);
                 let second: f64 = StandardNormal.sample(&mut self.rng);
                 let joint = correlation * first + independent * second;
-                (
+                stretch.apply(
                     (prompt_log_mean + prompt_sigma * first).exp(),
                     (output_log_mean + output_sigma * joint).exp(),
                 )
             }
-            Law::Pairs {
-                ref prompt,
-                ref output,
-            } => {
-                let row = ((self.rng.next_u64() >> 32) * prompt.len() as u64) >> 32;
-                (
-                    f64::from(prompt[row as usize]),
-                    f64::from(output[row as usize]),
-                )
-            }
-        };
-        // `+ 0.5` and truncation: to the nearest token; anything past u32 saturates.
-        cut(
-            (prompt * self.prompt_scale + 0.5) as u32,
-            (output * self.output_scale + 0.5) as u32,
-            self.max_model_len,
-        )
+        }
     }
+}
+
+/// A row below `rows`, from the upper half of one draw.
+#[inline]
+fn uniform_row(rng: &mut Xoshiro256PlusPlus, rows: usize) -> usize {
+    (((rng.next_u64() >> 32) * rows as u64) >> 32) as usize
 }
 
 /// At least one token each; the prompt at most `max_model_len - 1`, then both `max_model_len`.
@@ -144,7 +206,8 @@ mod tests {
             output_scale: scale,
         };
         let rng = stream(1, 2, Purpose::Lengths);
-        let mut stream = LengthStream::new(&[shape], lengths, 100_000, rng);
+        let law = LengthLaws::new(&[shape], 100_000).law(lengths);
+        let mut stream = LengthStream::new(law, rng);
         (0..n).map(|_| stream.draw()).collect()
     }
 

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::arrivals::ArrivalStream;
-use crate::lengths::{cut, LengthStream};
+use crate::lengths::{cut, LengthLaws, LengthStream};
 use crate::scenario::{Arrivals, Scenario, Trace};
 use crate::streams::{stream, Purpose};
 use crate::units::Time;
@@ -70,12 +70,12 @@ impl RequestSource {
         let mut next_arrival = Vec::with_capacity(n_adapters);
         let mut streams = Vec::with_capacity(n_adapters);
         let mut total_rps = 0.0;
+        let mut laws = LengthLaws::new(&scenario.length_shapes, max_model_len);
         for adapter in &scenario.adapters {
             let rng = stream(scenario.seed, adapter.key, Purpose::Arrivals);
             let (arrivals, first) = ArrivalStream::new(&adapter.arrivals, rng);
             let rng = stream(scenario.seed, adapter.key, Purpose::Lengths);
-            let shapes = &scenario.length_shapes;
-            let lengths = LengthStream::new(shapes, adapter.lengths, max_model_len, rng);
+            let lengths = LengthStream::new(laws.law(adapter.lengths), rng);
             next_arrival.push(first);
             streams.push((arrivals, lengths));
             total_rps += largest_rate_rps(&adapter.arrivals);
@@ -100,7 +100,7 @@ impl RequestSource {
     /// The requests drawn so far and not yet taken: at least one, unless there are no more.
     #[inline]
     pub(crate) fn drawn(&mut self) -> &[Request] {
-        if self.at == self.sorted.len() && self.start_next() {
+        if self.at == self.sorted.len() {
             self.fill();
         }
         &self.sorted[self.at..]
@@ -118,12 +118,6 @@ impl RequestSource {
         Some(arrival.0)
     }
 
-    /// Clears the last chunk; false if nothing is left to draw.
-    fn start_next(&mut self) -> bool {
-        self.sorted.clear();
-        self.at = 0;
-        self.next_start() < self.horizon
-    }
 
     /// When the next chunk's first request arrives.
     fn next_start(&self) -> u64 {
@@ -131,30 +125,38 @@ impl RequestSource {
         generated.min(self.trace_time(self.trace_row).unwrap_or(u64::MAX))
     }
 
-    /// Draws another chunk: one request at least.
+    /// Draws another chunk: one request at least, unless there are no more.
     #[cold]
     fn fill(&mut self) {
         let start = self.next_start();
+        if start >= self.horizon {
+            return;
+        }
+        self.at = 0;
         let mut end = start.saturating_add(self.chunk_ps).min(self.horizon);
         if let Some(far) = self.trace_time(self.trace_row + self.chunk_rows) {
             end = end.min(far.max(start + 1));
         }
-        self.draw(end);
-        self.sort(start, end - start);
+        let buckets = Buckets::new(start, end, self.chunk_rows);
+        self.draw(end, buckets);
+        self.sort(buckets);
     }
 
-    /// Draws everything before `end`, adapter by adapter.
-    fn draw(&mut self, end: u64) {
+    /// Draws everything before `end`, adapter by adapter, and counts the rows of each bucket.
+    fn draw(&mut self, end: u64, buckets: Buckets) {
         self.drawn.clear();
+        self.bucket_ends.clear();
+        self.bucket_ends.resize(buckets.n, 0);
         for (index, next) in self.next_arrival.iter_mut().enumerate() {
             if *next >= end {
                 continue;
             }
             let (arrivals, lengths) = &mut self.streams[index];
-            let drawn = &mut self.drawn;
+            let (drawn, counts) = (&mut self.drawn, &mut self.bucket_ends);
             let mut number = 0;
             *next = arrivals.advance(*next, end, |at| {
                 let (prompt_tokens, output_tokens) = lengths.draw();
+                counts[buckets.of(at)] += 1;
                 drawn.push(Request {
                     arrival: Time(at),
                     adapter: index as u32,
@@ -176,6 +178,7 @@ impl RequestSource {
                     trace.output_tokens[row],
                     self.max_model_len,
                 );
+                self.bucket_ends[buckets.of(arrival.0)] += 1;
                 self.drawn.push(Request {
                     arrival,
                     adapter: trace.adapter[row],
@@ -188,20 +191,8 @@ impl RequestSource {
         }
     }
 
-    /// Deals `drawn` into buckets of time and mends the order within each.
-    fn sort(&mut self, start: u64, span_ps: u64) {
-        let rows = self.drawn.len();
-        let bucket_bits = rows.next_power_of_two().trailing_zeros();
-        let span_bits = u64::BITS - span_ps.leading_zeros();
-        let shift = span_bits.saturating_sub(bucket_bits).min(u64::BITS - 1);
-        let bucket = |request: &Request| ((request.arrival.0 - start) >> shift) as usize;
-        let n_buckets = ((span_ps - 1) >> shift) as usize + 1;
-
-        self.bucket_ends.clear();
-        self.bucket_ends.resize(n_buckets, 0);
-        for request in &self.drawn {
-            self.bucket_ends[bucket(request)] += 1;
-        }
+    /// Deals `drawn` into its buckets and mends the order within each.
+    fn sort(&mut self, buckets: Buckets) {
         let mut largest = 0;
         let mut total = 0;
         for end in &mut self.bucket_ends {
@@ -211,9 +202,10 @@ impl RequestSource {
             total += count;
             largest = largest.max(count);
         }
-        self.sorted.resize(rows, Request::default());
+        // What the last chunk left is overwritten.
+        self.sorted.resize(self.drawn.len(), Request::default());
         for request in &self.drawn {
-            let place = &mut self.bucket_ends[bucket(request)];
+            let place = &mut self.bucket_ends[buckets.of(request.arrival.0)];
             self.sorted[*place as usize] = *request;
             *place += 1;
         }
@@ -252,6 +244,33 @@ impl RequestSource {
             }
             rows[place] = row;
         }
+    }
+}
+
+/// A chunk's time cut into equal spans, about as many as it has rows.
+#[derive(Clone, Copy, Debug)]
+struct Buckets {
+    start: u64,
+    shift: u32,
+    n: usize,
+}
+
+impl Buckets {
+    fn new(start: u64, end: u64, rows: usize) -> Self {
+        let last = end - start - 1;
+        let span_bits = u64::BITS - last.leading_zeros();
+        let bucket_bits = rows.next_power_of_two().trailing_zeros();
+        let shift = span_bits.saturating_sub(bucket_bits).min(u64::BITS - 1);
+        Buckets {
+            start,
+            shift,
+            n: (last >> shift) as usize + 1,
+        }
+    }
+
+    #[inline]
+    fn of(self, at: u64) -> usize {
+        ((at - self.start) >> self.shift) as usize
     }
 }
 

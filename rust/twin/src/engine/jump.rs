@@ -154,10 +154,11 @@ impl Engine<'_> {
         let mut last = used;
         // Step `cycle * q + r` uses what step `r` does and `running` blocks more a cycle, and lasts
         // `growth * cycle` longer a cycle: a sum over `q` of a product of two linear terms.
+        let (whole, rest) = if steps <= cycle { (0, steps) } else { (steps / cycle, steps % cycle) };
         for r in 0..cycle.min(steps) {
             used += kv_cache.demand_ahead(r as u32);
-            let n = u128::from((steps - 1 - r) / cycle + 1);
             let duration = u128::from(series.first + series.growth * r);
+            let n = u128::from(whole + u64::from(r < rest));
             if n == 1 {
                 sum += u128::from(used) * duration;
                 last = last.max(used);

@@ -31,6 +31,15 @@ impl BlockSize {
         }
     }
 
+    /// Whole blocks in this many tokens.
+    #[inline]
+    fn whole(self, tokens: u32) -> u32 {
+        match self.shift {
+            Some(shift) => tokens >> shift,
+            None => tokens / self.tokens,
+        }
+    }
+
     /// Tokens in the last block, 0 if that is full.
     #[inline]
     fn rest(self, tokens: u32) -> u32 {
@@ -144,10 +153,11 @@ impl KvCache {
     }
 
     /// Of the next `steps` steps of decodes alone, those whose blocks are free.
+    #[inline]
     pub(crate) fn steps_that_fit(&self, steps: u32, decodes: u32) -> u32 {
         // Every decode takes at most one block in `block_size` steps, begun ones included.
-        let cycles = u64::from(steps).div_ceil(u64::from(self.block_size.tokens));
-        if cycles * u64::from(decodes) <= u64::from(self.free) {
+        let cycles = self.block_size.whole(steps) + 1;
+        if u64::from(cycles) * u64::from(decodes) <= u64::from(self.free) {
             return steps;
         }
         let whole = self.free.checked_div(decodes).unwrap_or(0);
@@ -165,14 +175,13 @@ impl KvCache {
     /// Blocks taken in the `step`-th of the steps to come (0 is the current one).
     #[inline]
     pub(crate) fn demand_ahead(&self, step: u32) -> u32 {
-        self.takers[self.phase_after(step % self.block_size.tokens)]
+        self.takers[self.phase_after(self.block_size.rest(step))]
     }
 
     /// `steps` steps of decodes alone have passed.
     pub(crate) fn advance(&mut self, steps: u32, decodes: u32) {
-        let whole = steps / self.block_size.tokens;
-        let mut taken = whole * decodes;
-        for _ in 0..steps % self.block_size.tokens {
+        let mut taken = self.block_size.whole(steps) * decodes;
+        for _ in 0..self.block_size.rest(steps) {
             taken += self.takers[self.phase as usize];
             self.next_step();
         }

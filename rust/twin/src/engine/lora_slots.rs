@@ -225,35 +225,51 @@ impl LoraSlots {
         }
         // Walks that changed nothing need no number: whoever was in all of them is still in.
         self.walk += 1;
-        let mut missing = false;
+        let mut missing = 0;
+        let mut first = u32::MAX;
         for &adapter in joined {
             let place = self.place[adapter as usize];
             self.batch[place as usize / 64] |= 1 << (place % 64);
             self.since[adapter as usize] = self.walk;
-            missing |= !self.caches.has_slot(adapter);
+            if !self.caches.has_slot(adapter) {
+                missing += 1;
+                first = first.min(place);
+            }
         }
         batch.clear_changes();
-        if missing {
-            self.load()
+        if missing > 0 {
+            self.load(missing, first)
         } else {
             Loads::default()
         }
     }
 
-    /// The walk itself, when somebody in the batch has no slot.
-    fn load(&mut self) -> Loads {
-        // Whoever was in the batch before has the stamp of the last walk.
+    /// The walk itself, from the first place whose adapter has no slot until none is without: before
+    /// it and behind it nothing happens but stamps, and those can wait.
+    fn load(&mut self, missing: u32, first: u32) -> Loads {
         for (slot, &adapter) in self.caches.slots.iter().enumerate() {
-            if self.since[adapter as usize] < self.walk {
-                let place = u64::from(self.place[adapter as usize]);
-                self.caches.slot_stamps[slot] = (self.walk - 1) * PLACES + place;
+            // Whoever was in the batch before has the stamp of the last walk, or of this one.
+            let since = self.since[adapter as usize];
+            if since <= self.walk {
+                let place = self.place[adapter as usize];
+                if place < first || since < self.walk {
+                    let walk = self.walk - u64::from(place > first);
+                    self.caches.slot_stamps[slot] = walk * PLACES + u64::from(place);
+                }
             }
         }
-        let mut loads = Loads::default();
-        for_each_bit(&self.batch, |place| {
-            let adapter = self.order[place];
+        let (mut loads, mut missing) = (Loads::default(), missing);
+        let mut word = first as usize / 64;
+        let mut bits = self.batch[word] & (u64::MAX << (first % 64));
+        while missing > 0 {
+            while bits == 0 {
+                word += 1;
+                bits = self.batch[word];
+            }
+            let place = word * 64 + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
             let stamp = self.walk * PLACES + place as u64;
-            self.caches.activate(adapter, stamp, |event| match event {
+            self.caches.activate(self.order[place], stamp, |event| match event {
                 Event::LoadDisk(adapter) => {
                     loads.disk += 1;
                     loads.time += self.cost[adapter as usize].1;
@@ -261,22 +277,15 @@ impl LoraSlots {
                 Event::LoadGpu(adapter) => {
                     loads.gpu += 1;
                     loads.time += self.cost[adapter as usize].0;
+                    missing -= 1;
                 }
-                Event::EvictGpu(_) => {}
+                // One that this batch needs is met later in the walk.
+                Event::EvictGpu(adapter) => {
+                    missing += u32::from(self.since[adapter as usize] != NOT_IN_BATCH);
+                }
             });
-        });
-        loads
-    }
-}
-
-/// Calls with each set bit's place, ascending.
-fn for_each_bit(words: &[u64], mut take: impl FnMut(usize)) {
-    for (index, &word) in words.iter().enumerate() {
-        let mut bits = word;
-        while bits != 0 {
-            take(index * 64 + bits.trailing_zeros() as usize);
-            bits &= bits - 1;
         }
+        loads
     }
 }
 
