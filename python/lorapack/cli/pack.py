@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +122,13 @@ def _pack(out: Printer, seed: int, fleet_path: Path, options: dict[str, Any]) ->
 def _report(out: Printer, plan: Plan, output: Path | None, wall_s: float) -> None:
     if not plan.verified:
         out.warn("not verified: see the violations of the GPUs marked `no`")
-    for entry in plan.exempt:
-        out.warn(f"{entry['adapter']} is exempt: {entry['reason']}")
+    if plan.exempt:
+        names = ", ".join(f"{row['adapter']} ({_seconds(row)})" for row in plan.exempt[:8])
+        more = f" and {len(plan.exempt) - 8} more" if len(plan.exempt) > 8 else ""
+        out.warn(
+            f"{len(plan.exempt)} clients are exempt from slo {plan.slo}, held to batch: their own "
+            f"clumps break it alone on a GPU (own p99 TTFT): {names}{more}"
+        )
     money = "" if plan.cost_per_hour is None else f", {plan.cost_per_hour:.2f} USD/h"
     energy = "" if plan.kwh_per_hour is None else f", {plan.kwh_per_hour:.2f} kWh/h"
     written = "" if output is None else f"\nwritten to {output}"
@@ -132,6 +139,11 @@ def _report(out: Printer, plan: Plan, output: Path | None, wall_s: float) -> Non
         f"{'verified' if plan.verified else 'NOT verified'}{money}{energy}, "
         f"{wall_s:.1f} s{written}",
     )
+
+
+def _seconds(entry: Mapping[str, Any]) -> str:
+    p99_ms = entry["ttft_p99_ms"]
+    return "unserved" if p99_ms is None or not math.isfinite(p99_ms) else f"{p99_ms / 1e3:.1f} s"
 
 
 _COLUMNS = [

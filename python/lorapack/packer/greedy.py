@@ -18,9 +18,12 @@ import numpy as np
 
 from lorapack.errors import Infeasible
 from lorapack.packer.bound import request_prices_s
-from lorapack.packer.evaluate import SlotRule, SlotSearch, slot_rules
+from lorapack.packer.evaluate import SlotRule, SlotSearch, max_lora_rank_for, slot_rules
 from lorapack.packer.fill import PrefixFill
 from lorapack.packer.placement import GpuPlacement, Item, compatible, item_order
+from lorapack.packer.spread import settle, spread
+from lorapack.packer.top_up import top_up
+from lorapack.twin.trial import n_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +37,9 @@ SEED_MARGIN = 0.03
 
 FIRST_GUESS = 0.55
 """Work at which the first GPU is looked at first: bounds are about this loose."""
+
+COARSE = 0.02
+"""Where the item that broke a GPU is larger than this share of it, smaller ones fill the gap."""
 
 FULL = 0.985
 """Sharing out slack is not tried when GPUs are fuller than this on average."""
@@ -117,25 +123,49 @@ class Greedy:
         """
         plain = all(gpu.label is None and gpu.kind is gpus[0].kind for gpu in gpus)
         if len(gpus) < 2 or not plain:
-            return self._best_slots(gpus)
-        sizes = self._sizes(gpus)
-        target = sum(map(sum, sizes)) / len(gpus)
-        if target > FULL:
+            return settle(gpus, lambda gpu: self._search(gpu.kind))
+        sized = sorted(
+            (
+                pair
+                for gpu, sizes in zip(gpus, self._sizes(gpus), strict=True)
+                for pair in zip(gpu.items, sizes, strict=True)
+            ),
+            key=lambda pair: item_order(pair[0]),
+        )
+        sizes = [size for _, size in sized]
+        if sum(sizes) / len(gpus) > FULL:
             return None
-        items = [item for gpu in gpus for item in gpu.items]
-        cut = _cut_evenly(items, [size for own in sizes for size in own], len(gpus))
-        if cut is None:
-            return None
-        return self._best_slots([gpus[0].with_items(part) for part in cut])
+        items = [item for item, _ in sized]
+        kind = gpus[0].kind
+        return spread(items, sizes, len(gpus), kind, self._search(kind), exempt=self.exempt)
 
-    def _best_slots(self, gpus: Sequence[GpuPlacement]) -> list[GpuPlacement] | None:
-        settled = []
-        for gpu in gpus:
-            verdict = self._search(gpu.kind).best(gpu.loads)
-            if verdict is None:
-                return None
-            settled.append(gpu.with_items(gpu.items, verdict.trial.max_loras))
-        return settled
+    def over(self, items: Sequence[Item], at_least: int = 1) -> list[GpuPlacement]:
+        """All items spread evenly over the fewest GPUs that so hold; if none do, the best tried.
+
+        For exempt clients: a GPU with few of them is no safer than one with many, since one clump
+        late in the window is then a large part of what was offered.
+        """
+        ordered = sorted(items, key=item_order)
+        kind = self.kinds[0]
+        sizes = self._work(kind, ordered)
+        search = self._search(kind)
+        for n_gpus in range(min(at_least, len(ordered)), len(ordered) + 1):
+            gpus = spread(ordered, sizes, n_gpus, kind, search, exempt=self.exempt)
+            if gpus is not None:
+                return gpus
+        gpus, left = [], ordered
+        while left:
+            part = compatible([], left)
+            gpus.append(self._unproven(kind, part))
+            left = _without(left, part)
+        return gpus
+
+    def _unproven(self, kind: GpuKind, items: Sequence[Item]) -> GpuPlacement:
+        """A GPU with a slot each, as far as memory goes, that no trial stands for."""
+        loads = [item.load for item in items]
+        limit = self.evaluator.slot_limit(kind.profile, max_lora_rank_for(loads))
+        slots = min(n_adapters(loads), limit)
+        return GpuPlacement(kind, tuple(items), slots, exempt=self.exempt)
 
     def _fill_one(
         self, label: str | None, left: Sequence[Item], gpus: Sequence[GpuPlacement]
@@ -159,16 +189,22 @@ class Greedy:
         totals = list(accumulate(work))
         aim = self._work_held.get(kind.profile.name, FIRST_GUESS)
         guess = max(int(np.searchsorted(totals, aim)), len(fixed), 1)
-        loads = tuple(item.load for item in items)
-        fill = PrefixFill(loads, self._search(kind), least=max(1, len(fixed)))
+        search = self._search(kind)
+        fill = PrefixFill(tuple(i.load for i in items), search, least=max(1, len(fixed)))
         verdict = fill.longest(guess)
         if verdict is None:
             return None
-        if fill.held < len(items):
+        chosen, rest = list(items[: fill.held]), list(items[fill.held :])
+        if rest:
             self._work_held[kind.profile.name] = totals[fill.held - 1]
-        chosen = sorted(items[: fill.held], key=item_order)
+            if work[fill.held] > COARSE * totals[fill.held - 1]:
+                verdict = top_up(chosen, rest[1:], search, verdict)
         return GpuPlacement(
-            kind, tuple(chosen), verdict.trial.max_loras, exempt=self.exempt, label=label
+            kind,
+            tuple(sorted(chosen, key=item_order)),
+            verdict.trial.max_loras,
+            exempt=self.exempt,
+            label=label,
         )
 
     def _value(self, gpu: GpuPlacement) -> float:
@@ -212,22 +248,6 @@ class Greedy:
     def _search(self, kind: GpuKind) -> SlotSearch:
         rules = self._rules.setdefault(kind.profile.name, list(slot_rules(self.slo)))
         return SlotSearch(self.evaluator, kind.profile, rules, 1.0 + self.margin)
-
-
-def _cut_evenly(
-    items: Sequence[Item], sizes: Sequence[float], n_gpus: int
-) -> list[list[Item]] | None:
-    """The ordered list cut in `n_gpus` runs of about equal size; None where rules forbid it."""
-    target = sum(sizes) / n_gpus
-    parts: list[list[Item]] = [[] for _ in range(n_gpus)]
-    total = 0.0
-    for item, size in zip(items, sizes, strict=True):
-        index = min(int((total + size / 2) / target), n_gpus - 1)
-        parts[index].append(item)
-        total += size
-    if not all(parts) or any(len(compatible([], part)) < len(part) for part in parts):
-        return None
-    return parts
 
 
 def _pins(items: Sequence[Item]) -> list[str]:

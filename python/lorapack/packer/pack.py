@@ -13,13 +13,8 @@ from lorapack.errors import Infeasible, InputError, did_you_mean
 from lorapack.packer.greedy import SEED_MARGIN, Greedy, HoldsNowhere
 from lorapack.packer.methods import METHODS, check_method
 from lorapack.packer.problem import GpuKind, Problem
-from lorapack.packer.split import Split, split
-from lorapack.packer.verify import (
-    Judges,
-    Proof,
-    repair,
-    verify,
-)
+from lorapack.packer.split import CLUMPED_CV, Alone, Split, clump_size, split
+from lorapack.packer.verify import Judges, Proof, join, repair, verify
 from lorapack.packer.writing import write_down
 from lorapack.profile.profile import Profile
 from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel, service_level
@@ -34,8 +29,14 @@ if TYPE_CHECKING:
     from lorapack.packer.plan import Plan
     from lorapack.packer.problem import Objective
 
+JOIN_TRIES = 4
+"""GPUs on which a clumped client is tried before it is exempt."""
+
 BURSTY_CV = 1.5
 """Fleets with a client burstier than this are placed on the full hour: clumps come rarely."""
+
+BURSTY_SEEDS = 2
+"""Further seeds on which such fleets are placed."""
 
 VERIFYING_SEEDS = 3
 """Fresh seeds on which every GPU is verified."""
@@ -156,14 +157,14 @@ def solve(problem: Problem, settings: Settings) -> Plan:
     """
     check_method(settings.method)
     steer, judges = judges_of(problem, settings)
-    items, gpus = place(problem, steer, settings)
+    gpus = place(problem, steer, settings)
     settings.progress("verifying with the twin", 0)
     if settings.method == "greedy":
-        proof = repair(gpus, judges, steer, placer(problem, steer))
+        proof = repair(gpus, judges, steer, Placer(problem, steer, judges))
     else:
         proof = verify(gpus, judges)
-    _check_count(problem, proof)
-    return write_down(problem, settings, items, proof, steer, judges)
+    _check_limits(problem, proof)
+    return write_down(problem, settings, proof, steer, judges)
 
 
 def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
@@ -171,8 +172,10 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
     batch = replace(SERVICE_LEVELS["batch"], min_served=problem.slo.min_served)
     bursty = any(adapter.cv > BURSTY_CV for adapter in problem.fleet)
     horizon = HOUR if bursty else QUARTER
-    steering = (problem.seed,)
-    verifying = tuple(problem.seed + 1 + i for i in range(settings.n_seeds))
+    first = problem.seed + 1
+    verifying = tuple(range(first, first + settings.n_seeds))
+    later = verifying[-1] + 1
+    steering = (problem.seed, *range(later, later + BURSTY_SEEDS)) if bursty else (problem.seed,)
 
     def judge(slo: ServiceLevel, horizon: Horizon, seeds: tuple[int, ...]) -> TwinJudge:
         return TwinJudge(slo, horizon, seeds, settings.jobs)
@@ -193,17 +196,17 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
     )
 
 
-def place(problem: Problem, steer: Judges, settings: Settings) -> tuple[Split, list[GpuPlacement]]:
-    """The fleet as items and where they go; what was found not to hold alone is divided.
+def place(problem: Problem, steer: Judges, settings: Settings) -> list[GpuPlacement]:
+    """Where everything goes; what is found not to hold alone is divided and placed anew.
 
     Raises:
         Infeasible: Something holds nowhere, even divided.
     """
     known: frozenset[str] = frozenset()
     while True:
-        items = split(problem, steer.level, steer.batch, 1.0 + SEED_MARGIN, known)
+        items = split(problem, steer.level, 1.0 + SEED_MARGIN, known)
         try:
-            return items, _place(problem, items, steer, settings)
+            return _place(problem, items, steer, settings)
         except HoldsNowhere as found:
             if found.item.name in known:
                 raise
@@ -211,29 +214,61 @@ def place(problem: Problem, steer: Judges, settings: Settings) -> tuple[Split, l
 
 
 def _place(problem: Problem, items: Split, steer: Judges, settings: Settings) -> list[GpuPlacement]:
-    """Ordinary items by the method, exempt ones by greedy under `batch`, base model by model."""
+    """Items by the method, base model by base model; then the clumped, where they may be."""
     gpus: list[GpuPlacement] = []
     method = METHODS[settings.method]
     for kinds, group in _by_kinds(problem, items.items):
         gpus += method(problem, kinds, group, steer, settings)
-    for kinds, group in _by_kinds(problem, items.exempt):
-        greedy = Greedy(kinds, steer.batch, steer.batch_slo, exempt=True)
-        gpus += greedy.place(group)
-    return gpus
+    left: list[Item] = []
+    for item in items.clumped:
+        if settings.method != "greedy" or not _joins(item, gpus, steer):
+            left.append(item)
+    return gpus + Placer(problem, steer, steer).exempt(left, 1)
 
 
-def placer(problem: Problem, steer: Judges) -> Callable[[list[Item], bool], list[GpuPlacement]]:
-    """A function that puts what a repair left homeless on GPUs of its own."""
+def _joins(item: Item, gpus: list[GpuPlacement], steer: Judges) -> bool:
+    """Puts a clumped item on one of the GPUs with the least traffic, if that still holds."""
+    order = sorted(
+        range(len(gpus)), key=lambda i: (sum(load.rate_rps for load in gpus[i].loads), i)
+    )
+    for index in order[:JOIN_TRIES]:
+        joined = join(gpus[index], item, steer)
+        if joined is not None:
+            gpus[index] = joined
+            return True
+    return False
 
-    def place_more(items: list[Item], exempt: bool) -> list[GpuPlacement]:
-        evaluator = steer.batch if exempt else steer.level
-        slo = steer.batch_slo if exempt else steer.slo
+
+@dataclass(frozen=True)
+class Placer:
+    """Puts what a repair took off its GPU on GPUs of its own."""
+
+    problem: Problem
+    steer: Judges
+    judges: Judges
+
+    def place(self, items: list[Item]) -> list[GpuPlacement]:
+        """Ordinary items, by greedy."""
         gpus: list[GpuPlacement] = []
-        for kinds, group in _by_kinds(problem, items):
-            gpus += Greedy(kinds, evaluator, slo, exempt=exempt).place(group)
+        for kinds, group in _by_kinds(self.problem, items):
+            gpus += Greedy(kinds, self.steer.level, self.steer.slo).place(group)
         return gpus
 
-    return place_more
+    def exempt(self, items: list[Item], at_least: int) -> list[GpuPlacement]:
+        """Exempt clients, evenly over the fewest GPUs that hold under `batch`."""
+        gpus: list[GpuPlacement] = []
+        for kinds, group in _by_kinds(self.problem, items):
+            greedy = Greedy(kinds, self.judges.batch, self.judges.batch_slo, exempt=True)
+            gpus += greedy.over(group, at_least)
+        return gpus
+
+    def clumped(self, gpu: GpuPlacement) -> list[Item]:
+        """The worst of a GPU's items that break the level alone on the verifying seeds."""
+        alone = Alone(self.problem, self.judges.level)
+        found = [
+            item for item in gpu.items if item.load.cv > CLUMPED_CV and not alone.holds(item.load)
+        ]
+        return sorted(found, key=clump_size)[-1:]
 
 
 def _by_kinds(
@@ -248,9 +283,16 @@ def _by_kinds(
     return list(groups.values())
 
 
-def _check_count(problem: Problem, proof: Proof) -> None:
+def _check_limits(problem: Problem, proof: Proof) -> None:
     if problem.n_gpus is not None and len(proof.gpus) > problem.n_gpus:
         raise Infeasible(
             f"{problem.n_gpus} GPUs do not suffice for slo {problem.slo.name}",
             f"{len(proof.gpus)} GPUs do",
+        )
+    exempt = [item.name for gpu in proof.gpus if gpu.exempt for item in gpu.items]
+    if exempt and problem.strict:
+        raise Infeasible(
+            f"{len(set(exempt))} clients break slo {problem.slo.name} by their own clumps, even "
+            f"alone on a GPU: {', '.join(sorted(set(exempt))[:5])}",
+            "leave out --strict to plan them as exempt, or choose --slo batch",
         )

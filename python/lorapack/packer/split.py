@@ -2,7 +2,8 @@
 
 A client hotter than a GPU is split into the fewest equal shares that each hold alone. One whose
 rate would fit, were its requests evenly spread, but whose own clumps break the level even alone on
-a GPU, is exempt: it goes on GPUs with exempt clients only, held to `batch`.
+a GPU, is clumped: it joins others where a GPU still holds with it (its clumps are then few among
+many requests), and else is exempt, on GPUs with exempt clients only, held to `batch`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 HOT_WORK = 0.4
 """An adapter that keeps a GPU busier than this, by the bound's count, is tried alone."""
 
+COLD_WORK = 0.2
+"""A bursty adapter that keeps a GPU less busy than this, by the bound's count, is never split."""
+
 CLUMPED_CV = 1.5
 """An adapter whose gaps vary more than this is tried alone."""
 
@@ -42,17 +46,16 @@ class Split:
 
     Attributes:
         items: To be placed under the service level.
-        exempt: To be placed apart, under `batch`.
+        clumped: Break the level alone by their own clumps, mildest first.
     """
 
     items: tuple[Item, ...]
-    exempt: tuple[Item, ...]
+    clumped: tuple[Item, ...]
 
 
 def split(
     problem: Problem,
     evaluator: Evaluator,
-    batch: Evaluator,
     rate_factor: float = 1.0,
     known: frozenset[str] = frozenset(),
 ) -> Split:
@@ -61,36 +64,46 @@ def split(
     Args:
         problem: The fleet and the pool.
         evaluator: Judges by the problem's service level.
-        batch: Judges by `batch`.
         rate_factor: Margin on rates, as in placement.
         known: Names of adapters that placement found not to hold alone.
 
     Raises:
-        Infeasible: An adapter's rank starts on no GPU, the level cannot be kept for it at any rate,
-            or its clumps break the level and the problem is strict.
+        Infeasible: An adapter's rank starts on no GPU, or the level cannot be kept for it at any
+            rate.
     """
-    trier = _Alone(problem, evaluator, batch, rate_factor)
+    trier = Alone(problem, evaluator, rate_factor)
     suspects = trier.suspects(known)
-    verdicts = trier.verdicts(suspects, evaluator)
+    verdicts = trier.verdicts(suspects)
     items: list[Item] = []
-    exempt: list[Item] = []
+    clumped: list[Item] = []
     for adapter in problem.fleet:
         verdict = verdicts.get(adapter.adapter)
         if verdict is None or verdict.holds:
             items.append(Item(adapter))
         else:
-            own, apart = trier.divide(adapter, verdict)
-            items += own
-            exempt += apart
-    return Split(tuple(items), tuple(exempt))
+            shares = trier.divide(adapter, verdict)
+            (clumped if trier.is_clumped(shares[0]) else items).extend(shares)
+    return Split(tuple(items), tuple(sorted(clumped, key=clump_size)))
+
+
+def clump_size(item: Item) -> tuple[float, str]:
+    """What clumps are ordered by: requests that come at once, about the squared variation."""
+    return (item.load.cv**2 * item.load.rate_rps, item.name)
 
 
 @dataclass
-class _Alone:
+class Alone:
+    """Tries adapters alone on a GPU.
+
+    Attributes:
+        problem: The pool.
+        evaluator: Who judges.
+        rate_factor: Margin on rates.
+    """
+
     problem: Problem
     evaluator: Evaluator
-    batch: Evaluator
-    rate_factor: float
+    rate_factor: float = 1.0
 
     def suspects(self, known: frozenset[str]) -> list[Adapter]:
         """Whoever might not hold alone: the hot, the clumped, and the first of every rank."""
@@ -106,49 +119,51 @@ class _Alone:
             ranks.add(adapter.rank)
         return chosen
 
-    def verdicts(self, adapters: Sequence[Adapter], evaluator: Evaluator) -> dict[str, Verdict]:
+    def verdicts(self, adapters: Sequence[Adapter]) -> dict[str, Verdict]:
         """Each adapter's verdict alone, on the kind of GPU that serves it best."""
         trials = [
             (adapter.adapter, trial) for adapter in adapters for trial in self._trials(adapter)
         ]
         found: dict[str, Verdict] = {}
         for (name, _), verdict in zip(
-            trials, evaluator.judge([trial for _, trial in trials]), strict=True
+            trials, self.evaluator.judge([trial for _, trial in trials]), strict=True
         ):
             if name not in found or (verdict.holds and not found[name].holds):
                 found[name] = verdict
         return found
 
-    def divide(self, adapter: Adapter, verdict: Verdict) -> tuple[list[Item], list[Item]]:
-        """Shares of an adapter that does not hold alone: ordinary ones, or exempt ones."""
-        n_calm = self._fewest(replace(adapter, cv=min(adapter.cv, 1.0)), self.evaluator, 1)
-        if n_calm is None:
-            raise _hopeless(adapter, verdict)
-        shares = replicas(adapter, n_calm) if n_calm > 1 else [Item(adapter)]
-        if n_calm > 1 and self._holds(shares[0].load, self.evaluator):
-            return shares, []
-        if self.problem.strict:
-            raise Infeasible(
-                f"adapter {adapter.adapter} (cv {adapter.cv:g}) breaks the level alone on a GPU: "
-                + "; ".join(str(violation) for violation in verdict.violations[:2]),
-                "leave out --strict to plan it as exempt, or choose --slo batch",
-            )
-        n = self._fewest(adapter, self.batch, n_calm)
+    def divide(self, adapter: Adapter, verdict: Verdict) -> list[Item]:
+        """The fewest equal shares whose rate holds alone, were they evenly spread.
+
+        An adapter far from hot is left whole: what it breaks, it breaks by clumps or by long
+        requests, and no split mends that.
+
+        Raises:
+            Infeasible: No share does.
+        """
+        if adapter.cv > 1.0 and self._work([adapter])[0] < COLD_WORK:
+            return [Item(adapter)]
+        n = self._fewest(replace(adapter, cv=min(adapter.cv, 1.0)))
         if n is None:
             raise _hopeless(adapter, verdict)
-        return [], replicas(adapter, n) if n > 1 else [Item(adapter)]
+        return replicas(adapter, n) if n > 1 else [Item(adapter)]
 
-    def _fewest(self, adapter: Adapter, evaluator: Evaluator, least: int) -> int | None:
-        n = least
+    def is_clumped(self, item: Item) -> bool:
+        """Whether an item breaks the level alone although its rate would hold evenly spread."""
+        return item.load.cv > 1.0 and not self.holds(item.load)
+
+    def holds(self, load: Adapter) -> bool:
+        """Whether a load holds alone on some kind of GPU."""
+        return self.verdicts([load])[load.adapter].holds
+
+    def _fewest(self, adapter: Adapter) -> int | None:
+        n = 1
         while n <= MAX_REPLICAS:
             load = replicas(adapter, n)[0].load if n > 1 else adapter
-            if self._holds(load, evaluator):
+            if self.holds(load):
                 return n
             n += max(1, n // 4)
         return None
-
-    def _holds(self, load: Adapter, evaluator: Evaluator) -> bool:
-        return self.verdicts([load], evaluator)[load.adapter].holds
 
     def _trials(self, load: Adapter) -> list[Trial]:
         rank = max_lora_rank_for([load])

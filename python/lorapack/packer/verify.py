@@ -1,27 +1,29 @@
 """Proof of a plan: every GPU re-simulated for an hour on fresh seeds; a failing one is repaired.
 
-A repair first looks for other slots, then takes the smallest adapters off the failing GPU and finds
-room for them where the wait is shortest, or on a GPU more. What changed is verified again.
+A repair first looks for other slots, then moves a few per cent of the failing GPU's load to where
+the wait is shortest, and where there is no room halves the GPU. What changed is verified again.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lorapack.packer.evaluate import SlotSearch, slot_rules
 from lorapack.packer.placement import GpuPlacement, Item, may_join
+from lorapack.packer.spread import cut_evenly, spread
+from lorapack.twin.trial import n_adapters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from lorapack.packer.evaluate import Evaluator
     from lorapack.twin.service_level import ServiceLevel
     from lorapack.twin.trial import Verdict
 
 SHED = 0.03
-"""Share of a failing GPU's adapters that a round of repair takes off it."""
+"""Share of a failing GPU's load that a round of repair takes off it."""
 
 MAX_ROUNDS = 12
 """Rounds of repair before a plan is given up as it stands."""
@@ -75,24 +77,35 @@ class Judges:
         return self.batch_slo if gpu.exempt else self.slo
 
 
+class Healer(Protocol):
+    """What a repair needs of whoever knows the problem."""
+
+    def place(self, items: list[Item]) -> list[GpuPlacement]:
+        """Puts items on GPUs of their own."""
+        ...
+
+    def exempt(self, items: list[Item], at_least: int) -> list[GpuPlacement]:
+        """Puts exempt clients on so many GPUs or more."""
+        ...
+
+    def clumped(self, gpu: GpuPlacement) -> list[Item]:
+        """The items of a GPU whose own clumps break the level on the verifying seeds."""
+        ...
+
+
 def verify(gpus: Sequence[GpuPlacement], judges: Judges) -> Proof:
     """Judges every GPU as it is."""
     return Proof(tuple(gpus), tuple(_judge(gpus, judges)))
 
 
-def repair(
-    gpus: Sequence[GpuPlacement],
-    judges: Judges,
-    steer: Judges,
-    place: Callable[[list[Item], bool], list[GpuPlacement]],
-) -> Proof:
+def repair(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges, healer: Healer) -> Proof:
     """Judges every GPU, mends those that fail, and judges again until all hold or rounds run out.
 
     Args:
         gpus: The placement.
         judges: The verifying ones.
         steer: The quicker ones that placed; they choose where a relieved adapter goes.
-        place: Puts items, exempt or not, on new GPUs.
+        healer: Puts what was taken off on GPUs of its own.
     """
     current = list(gpus)
     mended = 0
@@ -100,9 +113,12 @@ def repair(
         verdicts = _judge(current, judges)
         failing = [i for i, verdict in enumerate(verdicts) if not verdict.holds]
         if not failing:
-            return Proof(tuple(current), tuple(verdicts), mended)
+            break
         mended += len(failing)
-        current = _relieve(current, verdicts, failing, judges, steer, place)
+        relieved = _relieve(current, verdicts, failing, judges, steer, healer)
+        if relieved == current:
+            break
+        current = relieved
     return replace(verify(current, judges), repaired=mended)
 
 
@@ -122,57 +138,114 @@ def _relieve(
     failing: Sequence[int],
     judges: Judges,
     steer: Judges,
-    place: Callable[[list[Item], bool], list[GpuPlacement]],
+    healer: Healer,
 ) -> list[GpuPlacement]:
+    """The GPUs after one round: other slots, clumped ones apart, some load moved, or one more."""
     current = list(gpus)
-    shed: list[tuple[Item, bool]] = []
-    for index in failing:
-        gpu = current[index]
-        search = SlotSearch(judges.of(gpu), gpu.kind.profile, list(slot_rules(judges.slo_of(gpu))))
-        better = search.best(gpu.loads)
-        if better is not None:
-            current[index] = gpu.with_items(gpu.items, better.trial.max_loras)
-            continue
-        kept, off = _smallest_off(gpu)
-        current[index] = gpu.with_items(kept)
-        shed += [(item, gpu.exempt) for item in off]
     order = sorted(
-        (i for i in range(len(gpus)) if i not in set(failing)),
+        (i for i, gpu in enumerate(gpus) if i not in set(failing) and not gpu.exempt),
         key=lambda i: (verdicts[i].ttft_p99_ms, i),
     )
-    homeless = [pair for pair in shed if not _rehouse(pair, current, order, steer)]
-    for exempt in (False, True):
-        items = [item for item, is_exempt in homeless if is_exempt is exempt]
-        if items:
-            current += place(items, exempt)
-    return current
+    apart: list[Item] = []
+    for index in failing:
+        if _other_slots(index, current, judges) or current[index].exempt:
+            continue
+        clumped = healer.clumped(current[index])
+        if clumped:
+            kept = [item for item in current[index].items if item not in clumped]
+            current[index] = current[index].with_items(kept)
+            apart += clumped
+        elif not _move_some(index, current, order, steer):
+            current += _in_two(index, current, judges, healer)
+    sick = [i for i in failing if current[i].exempt and current[i] == gpus[i]]
+    if apart or sick:
+        exempt = [gpu for gpu in current if gpu.exempt]
+        items = [*apart, *(item for gpu in exempt for item in gpu.items)]
+        more = len(exempt) + 1 if sick else 1
+        current = [gpu for gpu in current if not gpu.exempt] + healer.exempt(items, more)
+    return [gpu for gpu in current if gpu.items]
 
 
-def _smallest_off(gpu: GpuPlacement) -> tuple[list[Item], list[Item]]:
-    """The items kept and those taken off: the least busy, pinned ones last."""
-    n_off = min(math.ceil(SHED * len(gpu.items)), len(gpu.items) - 1)
-    by_rate = sorted(
-        gpu.items, key=lambda item: (item.load.pin is not None, item.load.rate_rps, item.name)
+def _other_slots(index: int, gpus: list[GpuPlacement], judges: Judges) -> bool:
+    gpu = gpus[index]
+    better = _search(gpu, judges).best(gpu.loads)
+    if better is not None:
+        gpus[index] = gpu.with_items(gpu.items, better.trial.max_loras)
+    return better is not None
+
+
+def _search(gpu: GpuPlacement, judges: Judges) -> SlotSearch:
+    rules = list(slot_rules(judges.slo_of(gpu)))
+    return SlotSearch(judges.of(gpu), gpu.kind.profile, rules)
+
+
+def _move_some(index: int, gpus: list[GpuPlacement], order: Sequence[int], steer: Judges) -> bool:
+    """Moves a few per cent of a GPU's load to others; changes nothing where there is no room."""
+    before = list(gpus)
+    kept, off = _some_off(gpus[index])
+    gpus[index] = gpus[index].with_items(kept)
+    if off and all(_rehouse(item, gpus, order, steer) for item in off):
+        return True
+    gpus[:] = before
+    return False
+
+
+def _in_two(
+    index: int,
+    gpus: list[GpuPlacement],
+    judges: Judges,
+    healer: Healer,
+) -> list[GpuPlacement]:
+    """Halves a GPU's load over itself and a new one; the GPUs to be added."""
+    gpu = gpus[index]
+    if len(gpu.items) < 2:
+        return []
+    fixed = [item for item in gpu.items if item.load.pin is not None]
+    free = [item for item in gpu.items if item.load.pin is None]
+    sizes = [item.load.rate_rps + 1e-9 for item in free]
+    halves = spread(free, sizes, 2, gpu.kind, _search(gpu, judges), exempt=gpu.exempt)
+    if halves is not None and not fixed:
+        gpus[index] = halves[0]
+        return [halves[1]]
+    parts = cut_evenly(free, sizes, 2)
+    if parts is None:
+        return []
+    gpus[index] = gpu.with_items([*fixed, *parts[0]])
+    return healer.place(parts[1])
+
+
+def _some_off(gpu: GpuPlacement) -> tuple[list[Item], list[Item]]:
+    """The items kept and those taken off: about `SHED` of the load, in as few items as do."""
+    total = sum(item.load.rate_rps for item in gpu.items)
+    free = sorted(
+        (item for item in gpu.items if item.load.pin is None),
+        key=lambda item: (abs(item.load.rate_rps - SHED * total), item.name),
     )
-    off = by_rate[:n_off]
+    off: list[Item] = []
+    while free and len(off) < len(gpu.items) - 1:
+        if sum(item.load.rate_rps for item in off) >= SHED * total:
+            break
+        off.append(free.pop(0))
     return [item for item in gpu.items if item not in off], off
 
 
-def _rehouse(
-    pair: tuple[Item, bool], gpus: list[GpuPlacement], order: Sequence[int], steer: Judges
-) -> bool:
+def _rehouse(item: Item, gpus: list[GpuPlacement], order: Sequence[int], steer: Judges) -> bool:
     """Puts an item on the first GPU, shortest wait first, that still holds with it."""
-    item, exempt = pair
     for index in order:
-        gpu = gpus[index]
-        if gpu.exempt is not exempt or not may_join(gpu, item):
-            continue
-        slots = gpu.max_loras + 1 if gpu.max_loras == len(gpu.items) else gpu.max_loras
-        joined = gpu.with_items([*gpu.items, item], slots)
-        if steer.of(joined).judge([joined.trial()])[0].holds:
+        joined = join(gpus[index], item, steer)
+        if joined is not None:
             gpus[index] = joined
             return True
     return False
+
+
+def join(gpu: GpuPlacement, item: Item, steer: Judges) -> GpuPlacement | None:
+    """The GPU with an item more, a slot more if it had one each; None where that does not hold."""
+    if not may_join(gpu, item):
+        return None
+    each = gpu.max_loras == n_adapters(gpu.loads)
+    joined = gpu.with_items([*gpu.items, item], gpu.max_loras + each)
+    return joined if steer.of(joined).judge([joined.trial()])[0].holds else None
 
 
 def rate_margins(gpus: Sequence[GpuPlacement], judges: Judges) -> list[float]:

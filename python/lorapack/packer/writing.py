@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lorapack.packer.bound import true_bound
 from lorapack.packer.plan import ENGINE_KEYS, Plan, PlannedAdapter, PlannedGpu
 from lorapack.packer.problem import base_model
 from lorapack.packer.verify import failing_probability, rate_margins
+from lorapack.twin.run import run
 from lorapack.twin.trial import HOUR, scenario_of
 
 if TYPE_CHECKING:
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from lorapack.packer.pack import Settings
     from lorapack.packer.placement import GpuPlacement, Item
     from lorapack.packer.problem import Problem
-    from lorapack.packer.split import Split
     from lorapack.packer.verify import Judges, Proof
     from lorapack.twin.trial import Verdict
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 def write_down(
     problem: Problem,
     settings: Settings,
-    items: Split,
     proof: Proof,
     steer: Judges,
     judges: Judges,
@@ -34,7 +34,6 @@ def write_down(
     Args:
         problem: What was asked.
         settings: How it was packed.
-        items: The fleet as it was split.
         proof: The placement and its verdicts.
         steer: The quick judges, for margins and expectations.
         judges: The verifying ones.
@@ -60,7 +59,7 @@ def write_down(
         seed=problem.seed,
         verified=proof.verified,
         gpus=gpus,
-        exempt=tuple(_exempt(problem, items, proof)),
+        exempt=tuple(_exempt(problem, proof)),
         cost_per_hour=_total([gpu.kind.price_per_hour for gpu in proof.gpus]),
         kwh_per_hour=_total([_kilo(gpu.kind.watts) for gpu in proof.gpus]),
     )
@@ -140,12 +139,13 @@ def figures(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _exempt(problem: Problem, items: Split, proof: Proof) -> list[dict[str, Any]]:
-    """Each exempt client once, with the p99 of the worst GPU that holds it."""
+def _exempt(problem: Problem, proof: Proof) -> list[dict[str, Any]]:
+    """Each exempt client once, with its own p99: the worst of the GPUs that hold it."""
     found: dict[str, dict[str, Any]] = {}
-    for index, (gpu, verdict) in enumerate(zip(proof.gpus, proof.verdicts, strict=True)):
+    for index, gpu in enumerate(proof.gpus):
         if not gpu.exempt:
             continue
+        waits = _own_p99_ms(gpu, problem.seed + 1)
         for item in gpu.items:
             entry = found.setdefault(
                 item.name,
@@ -157,10 +157,20 @@ def _exempt(problem: Problem, items: Split, proof: Proof) -> list[dict[str, Any]
                     "reason": f"its own clumps break slo {problem.slo.name} alone on a GPU",
                 },
             )
-            entry["ttft_p99_ms"] = max(entry["ttft_p99_ms"], verdict.ttft_p99_ms)
+            entry["ttft_p99_ms"] = max(entry["ttft_p99_ms"], waits.get(item.name, 0.0))
             entry["gpus"].append(gpu.label or f"gpu-{index}")
-    assert set(found) == {item.name for item in items.exempt}, "an exempt client has no GPU"
     return [found[name] for name in sorted(found)]
+
+
+def _own_p99_ms(gpu: GpuPlacement, seed: int) -> dict[str, float]:
+    """Each adapter's 99th percentile of TTFT over an hour; one without a token is endless."""
+    import polars as pl
+
+    requests = run(replace(scenario_of(gpu.trial(), HOUR, seed), records=True)).requests
+    assert requests is not None, "records were asked for"
+    wait = pl.col("ttft_ms").fill_nan(None).fill_null(float("inf"))
+    waits = requests.group_by("adapter").agg(wait.quantile(0.99, "higher").alias("p99"))
+    return dict(zip(waits["adapter"].to_list(), waits["p99"].to_list(), strict=True))
 
 
 def _total(parts: Iterable[float | None]) -> float | None:

@@ -10,7 +10,7 @@ from quick_evaluator import QuickEvaluator, load_of
 
 from lorapack.fleet.adapter import Adapter
 from lorapack.packer.bound import true_bound
-from lorapack.packer.pack import Settings, kind_of, place, placer
+from lorapack.packer.pack import Placer, Settings, kind_of, place
 from lorapack.packer.placement import GpuPlacement, apart
 from lorapack.packer.problem import Problem
 from lorapack.packer.verify import Judges, repair
@@ -35,9 +35,9 @@ def placed(fleet: list[Adapter], headroom: float = 0.1) -> list[GpuPlacement]:
     problem = Problem.build(fleet, [kind_of(PROFILE)], INTERACTIVE, rate_headroom=headroom)
     evaluator = QuickEvaluator()
     judges = Judges(evaluator, evaluator, INTERACTIVE, BATCH)
-    items, gpus = place(problem, judges, Settings())
-    assert not items.exempt
-    proof = repair(gpus, judges, judges, placer(problem, judges))
+    gpus = place(problem, judges, Settings())
+    assert not any(gpu.exempt for gpu in gpus)
+    proof = repair(gpus, judges, judges, Placer(problem, judges, judges))
     assert proof.verified
     return list(proof.gpus)
 
