@@ -16,6 +16,9 @@ from lorapack.cli.output import Printer, Table, common_options
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 
+MOST_NAMED = 4
+"""Packages named in one line; of more, their number."""
+
 _REQUIREMENT = re.compile(
     r"^([A-Za-z0-9_.-]+)(\[[^]]*\])?[^;]*(?:;.*extra *== *['\"]([^'\"]+)['\"])?"
 )
@@ -92,13 +95,15 @@ def _extras() -> Iterator[Check]:
         found = _REQUIREMENT.match(requirement)
         if found and found[3] and found[1].lower() != "lorapack":
             needs.setdefault(found[3], []).append(found[1])
-    for extra, packages in needs.items():
+    for extra, packages in sorted(needs.items()):
         missing = [package for package in packages if not _installed(package)]
         if missing:
             mend = f"pip install 'lorapack[{extra}]'"
             yield Check(f"extra {extra}", MISSING, f"without {', '.join(missing)}", mend)
         else:
-            yield Check(f"extra {extra}", OK, ", ".join(packages))
+            many = len(packages) > MOST_NAMED
+            found = f"{len(packages)} packages" if many else ", ".join(packages)
+            yield Check(f"extra {extra}", OK, found)
 
 
 def _installed(package: str) -> bool:
