@@ -92,9 +92,9 @@ def _extras() -> Iterator[Check]:
     """One check an extra of lorapack: are its packages there?"""
     needs: dict[str, list[str]] = {}
     for requirement in metadata.requires("lorapack") or []:
-        found = _REQUIREMENT.match(requirement)
-        if found and found[3] and found[1].lower() != "lorapack":
-            needs.setdefault(found[3], []).append(found[1])
+        parts = _REQUIREMENT.match(requirement)
+        if parts and parts[3] and parts[1].lower() != "lorapack":
+            needs.setdefault(parts[3], []).append(parts[1])
     for extra, packages in sorted(needs.items()):
         missing = [package for package in packages if not _installed(package)]
         if missing:
