@@ -51,6 +51,13 @@ if TYPE_CHECKING:
     help="Fewest GPUs, lowest latency on --gpus of them, or lowest price of a pool.",
 )
 @click.option("--method", default="greedy", show_default=True, help="Who places.")
+@click.option(
+    "--slots",
+    type=click.Choice(["own", "ours"]),
+    default="own",
+    show_default=True,
+    help="Slots of a baseline: its own, or chosen as greedy chooses.",
+)
 @click.option("--strict", is_flag=True, help="Refuse clients whose own clumps break the level.")
 @click.option(
     "--seeds",
@@ -112,6 +119,7 @@ def _pack(out: Printer, seed: int, fleet_path: Path, options: dict[str, Any]) ->
     with out.progress("packing", total=len(fleet)) as advance:
         settings = Settings(
             method=options["method"],
+            slots=options["slots"],
             n_seeds=options["n_seeds"],
             jobs=options["jobs"],
             progress=lambda _label, done: advance(done),

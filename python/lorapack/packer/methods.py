@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from lorapack.errors import InputError, did_you_mean
+from lorapack.packer.baselines import (
+    aibrix_binpack,
+    dlora_proactive,
+    dynamo_hrw,
+    ffd_load,
+    latency,
+    lpt_load,
+    max_backbone,
+    production_stack,
+    random_places,
+    round_robin,
+)
+from lorapack.packer.baselines.ground import Baseline, Ground
+from lorapack.packer.bound import request_prices_s
 from lorapack.packer.greedy import Greedy
+from lorapack.packer.greedy_paper import GreedyPaper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,6 +30,9 @@ if TYPE_CHECKING:
     from lorapack.packer.placement import GpuPlacement, Item
     from lorapack.packer.problem import GpuKind, Problem
     from lorapack.packer.verify import Judges
+
+MOST_TIMES_BOUND = 16
+"""A baseline's search for its count of GPUs ends at so many times the bound."""
 
 
 class Method(Protocol):
@@ -48,8 +67,93 @@ def greedy(
     return packer.place(items, problem.n_gpus)
 
 
+def greedy_paper(
+    problem: Problem,
+    kinds: Sequence[GpuKind],
+    items: Sequence[Item],
+    steer: Judges,
+    settings: Settings,
+) -> list[GpuPlacement]:
+    """`greedy-paper`: as in the papers, on the first kind of GPU."""
+    del problem, settings
+    return GreedyPaper(kinds[0], steer.level).place(items)
+
+
+def baseline(method: Baseline) -> Method:
+    """A baseline on as many GPUs as asked for, as it takes itself, or as few as hold."""
+
+    def place(
+        problem: Problem,
+        kinds: Sequence[GpuKind],
+        items: Sequence[Item],
+        steer: Judges,
+        settings: Settings,
+    ) -> list[GpuPlacement]:
+        names = {item.name for item in items}
+        ground = Ground(
+            kind=kinds[0],
+            items=tuple(sorted(items, key=lambda item: item.name)),
+            whole={a.adapter: a for a in problem.fleet if a.adapter in names},
+            evaluator=steer.level,
+            slo=steer.slo,
+            seed=problem.seed,
+        )
+        ours = settings.slots == "ours"
+        if method.n_gpus is not None:
+            return method.place(ground, method.n_gpus(ground), our_slots=ours)
+        if problem.n_gpus is not None:
+            return method.place(ground, problem.n_gpus, our_slots=ours)
+        n_gpus = _fewest(method, ground, our_slots=ours)
+        return method.place(ground, n_gpus + settings.more_gpus, our_slots=ours)
+
+    return place
+
+
+def _fewest(method: Baseline, ground: Ground, *, our_slots: bool) -> int:
+    """The fewest GPUs on which the method's placement holds: galloping, then bisection."""
+
+    def holds(n_gpus: int) -> bool:
+        gpus = method.place(ground, n_gpus, our_slots=our_slots)
+        return all(
+            ground.evaluator.judge([gpu.trial()])[0].holds
+            for gpu in sorted(gpus, key=lambda gpu: -sum(load.rate_rps for load in gpu.loads))
+        )
+
+    loads = [item.load for item in ground.items]
+    prices = request_prices_s(ground.kind.profile, loads, ground.evaluator, ground.slo.min_served)
+    bound = max(1, math.ceil(float((prices @ [load.rate_rps for load in loads]).max())))
+    broke, held = bound - 1, bound
+    while not holds(held):
+        if held >= MOST_TIMES_BOUND * bound:
+            return held
+        broke, held = held, min(math.ceil(1.5 * held), MOST_TIMES_BOUND * bound)
+    while held - broke > 1:
+        middle = (broke + held) // 2
+        broke, held = (broke, middle) if holds(middle) else (middle, held)
+    return held
+
+
+BASELINES: Mapping[str, Baseline] = {
+    module.BASELINE.name: module.BASELINE
+    for module in (
+        random_places,
+        round_robin,
+        ffd_load,
+        lpt_load,
+        max_backbone,
+        latency,
+        dlora_proactive,
+        dynamo_hrw,
+        aibrix_binpack,
+        production_stack,
+    )
+}
+"""Name -> baseline."""
+
 METHODS: Mapping[str, Method] = {
     "greedy": greedy,
+    "greedy-paper": greedy_paper,
+    **{name: baseline(method) for name, method in BASELINES.items()},
 }
 """Name -> method."""
 
@@ -62,3 +166,8 @@ def check_method(name: str) -> None:
     """
     if name not in METHODS:
         raise InputError("pack", "method", name, did_you_mean(name, METHODS))
+
+
+def can_take_more(name: str) -> bool:
+    """Whether a method is one that is told how many GPUs to use."""
+    return name in BASELINES and BASELINES[name].n_gpus is None

@@ -6,12 +6,13 @@ The walk: `problem` (headroom, order) -> `split` (too hot, too clumped) -> a met
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lorapack.errors import Infeasible, InputError, did_you_mean
 from lorapack.packer.greedy import SEED_MARGIN, Greedy, HoldsNowhere
-from lorapack.packer.methods import METHODS, check_method
+from lorapack.packer.methods import METHODS, can_take_more, check_method
 from lorapack.packer.problem import GpuKind, Problem
 from lorapack.packer.split import CLUMPED_CV, Alone, Split, clump_size, split
 from lorapack.packer.verify import Judges, Proof, join, repair, verify
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from lorapack.packer.placement import GpuPlacement, Item
     from lorapack.packer.plan import Plan
     from lorapack.packer.problem import Objective
+
+MORE_TRIES = 6
+"""Times a baseline that fails verification is tried with more GPUs."""
+
+MORE_SHARE = 0.02
+"""Share of its GPUs that it is given more each time, one at least."""
 
 JOIN_TRIES = 4
 """GPUs on which a clumped client is tried before it is exempt."""
@@ -48,12 +55,16 @@ class Settings:
 
     Attributes:
         method: Name of the method.
+        slots: `own`: a baseline's own; `ours`: chosen per GPU as `greedy` chooses them.
+        more_gpus: GPUs a baseline takes beyond the fewest that hold on the placing seed.
         n_seeds: Verifying seeds.
         jobs: Threads; None: all cores.
         progress: Told what is going on and how many of how many adapters are done.
     """
 
     method: str = "greedy"
+    slots: Literal["own", "ours"] = "own"
+    more_gpus: int = 0
     n_seeds: int = VERIFYING_SEEDS
     jobs: int | None = None
     progress: Callable[[str, int], None] = lambda _label, _done: None
@@ -115,7 +126,7 @@ def pack(
         strict=strict,
         seed=seed,
     )
-    return solve(problem, Settings(method, n_seeds, jobs))
+    return solve(problem, Settings(method, n_seeds=n_seeds, jobs=jobs))
 
 
 ENGINE_SETTINGS = (
@@ -157,14 +168,26 @@ def solve(problem: Problem, settings: Settings) -> Plan:
     """
     check_method(settings.method)
     steer, judges = judges_of(problem, settings)
+    proof = prove(problem, settings, steer, judges)
+    _check_limits(problem, proof)
+    return write_down(problem, settings, proof, steer, judges)
+
+
+def prove(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
+    """Places, verifies, and repairs (`greedy`) or takes more GPUs (baselines told no number)."""
     gpus = place(problem, steer, settings)
     settings.progress("verifying with the twin", 0)
     if settings.method == "greedy":
-        proof = repair(gpus, judges, steer, Placer(problem, steer, judges))
-    else:
-        proof = verify(gpus, judges)
-    _check_limits(problem, proof)
-    return write_down(problem, settings, proof, steer, judges)
+        return repair(gpus, judges, steer, Placer(problem, steer, judges))
+    proof = verify(gpus, judges)
+    if problem.n_gpus is not None or not can_take_more(settings.method):
+        return proof
+    for tries in range(1, MORE_TRIES + 1):
+        if proof.verified:
+            break
+        more = math.ceil(tries * max(1.0, MORE_SHARE * len(gpus)))
+        proof = verify(place(problem, steer, replace(settings, more_gpus=more)), judges)
+    return proof
 
 
 def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
