@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from lorapack.errors import LorapackError as LorapackError
     from lorapack.fleet.adapter import Adapter as Adapter
     from lorapack.fleet.fleet import Fleet as Fleet
+    from lorapack.packer.pack import pack as pack
+    from lorapack.packer.plan import Plan as Plan
     from lorapack.profile.profile import Profile as Profile
     from lorapack.sweep.run import run_sweep as run_sweep
     from lorapack.sweep.store import scan_sweep as scan_sweep
     from lorapack.trace.trace import Trace as Trace
+    from lorapack.twin.maxpack import maxpack as maxpack
     from lorapack.twin.result import Result as Result
     from lorapack.twin.run import simulate as simulate
     from lorapack.twin.run import simulate_many as simulate_many
@@ -30,10 +33,13 @@ _HOMES = {
     "Infeasible": "lorapack.errors",
     "InputError": "lorapack.errors",
     "LorapackError": "lorapack.errors",
+    "Plan": "lorapack.packer.plan",
     "Profile": "lorapack.profile.profile",
     "Result": "lorapack.twin.result",
     "Scenario": "lorapack.twin.scenario",
     "Trace": "lorapack.trace.trace",
+    "maxpack": "lorapack.twin.maxpack",
+    "pack": "lorapack.packer.pack",
     "run_sweep": "lorapack.sweep.run",
     "scan_sweep": "lorapack.sweep.store",
     "simulate": "lorapack.twin.run",

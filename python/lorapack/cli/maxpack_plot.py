@@ -31,7 +31,7 @@ def check_plot(path: Path, *, force: bool) -> None:
 
 def draw_curve(found: Maxpack, path: Path, *, force: bool) -> None:
     """Draws served throughput and p99 TTFT against slots; refused starts stand on the axis."""
-    figure = _matplotlib()(figsize=(8, 4.5), layout="constrained")
+    figure = figure_of((8, 4.5))
     axes = figure.add_subplot()
     for count, points in _lines(found):
         started = [point for point in points if point.starts]
@@ -53,9 +53,19 @@ def draw_curve(found: Maxpack, path: Path, *, force: bool) -> None:
     )
     axes.set_ylim(bottom=0)
     axes.legend(fontsize="small")
+    save(figure, path, force=force)
+
+
+def figure_of(inches: tuple[float, float]) -> Any:  # noqa: ANN401 - matplotlib is an extra
+    """An empty figure that makes room for its labels."""
+    return _matplotlib()(figsize=inches, layout="constrained")
+
+
+def save(figure: Any, path: Path, *, force: bool) -> None:  # noqa: ANN401 - matplotlib's Figure
+    """Writes a figure whole or not at all; the same figure, the same bytes."""
     from matplotlib import rc_context
 
-    # The same curve, the same bytes: no date, no version, no random names inside.
+    # No date, no version, no random names inside.
     unsaid = {".png": "Software", ".svg": "Date"}[path.suffix]
     with (
         rc_context({"svg.hashsalt": "lorapack"}),

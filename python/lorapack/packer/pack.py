@@ -39,6 +39,9 @@ MORE_SHARE = 0.02
 JOIN_TRIES = 4
 """GPUs on which a clumped client is tried before it is exempt."""
 
+Slots = Literal["own", "ours"]
+"""Whose choice of slots a baseline runs with."""
+
 BURSTY_CV = 1.5
 """Fleets with a client burstier than this are placed on the full hour: clumps come rarely."""
 
@@ -63,7 +66,7 @@ class Settings:
     """
 
     method: str = "greedy"
-    slots: Literal["own", "ours"] = "own"
+    slots: Slots = "own"
     more_gpus: int = 0
     n_seeds: int = VERIFYING_SEEDS
     jobs: int | None = None
