@@ -13,10 +13,11 @@ assemble.py      joins them into texts by file name: nothing is written before a
 from __future__ import annotations
 
 from lorapack.deploy.files import Deployment, DeploySettings, assemble
-from lorapack.deploy.plan_reader import PlannedAdapter, PlannedGpu, read_plan
+from lorapack.deploy.plan_reader import DeployablePlan, PlannedAdapter, PlannedGpu, read_plan
 
 __all__ = [
     "DeploySettings",
+    "DeployablePlan",
     "Deployment",
     "PlannedAdapter",
     "PlannedGpu",

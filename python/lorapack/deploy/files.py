@@ -17,7 +17,7 @@ from lorapack.deploy import aibrix, envoy, kserve, kubernetes, ray_serve, routin
 from lorapack.deploy.kubernetes import yaml_text
 from lorapack.deploy.launch import ROOT_VARIABLE, Launch, launch_of
 from lorapack.deploy.names import check_text, check_word, slugs
-from lorapack.deploy.plan_reader import PlannedGpu
+from lorapack.deploy.plan_reader import DeployablePlan, PlannedGpu
 from lorapack.deploy.routing import Route, Router
 from lorapack.errors import InputError
 
@@ -117,11 +117,11 @@ class Deployment:
         return [folder / name for name in self.files]
 
 
-def assemble(gpus: Sequence[PlannedGpu], settings: DeploySettings) -> Deployment:
+def assemble(plan: DeployablePlan, settings: DeploySettings) -> Deployment:
     """Turns a plan into files.
 
     Args:
-        gpus: The plan's GPUs.
+        plan: The plan.
         settings: What the plan does not say.
 
     Returns:
@@ -131,18 +131,18 @@ def assemble(gpus: Sequence[PlannedGpu], settings: DeploySettings) -> Deployment
         InputError: The plan cannot be deployed this way.
 
     Example:
-        >>> from lorapack.deploy.plan_reader import gpus_of
+        >>> from lorapack.deploy.plan_reader import plan_of
         >>> engine = {"max_model_len": 8192, "max_num_seqs": 256, "max_num_batched_tokens": 2048,
         ...           "gpu_memory_utilization": 0.9, "block_size": 16, "max_loras": 8,
         ...           "enable_prefix_caching": False, "max_lora_rank": 16, "max_cpu_loras": 8}
         >>> adapter = {"adapter": "sql", "rank": 16, "rate_rps": 0.5, "path": "/adapters/sql"}
         >>> plan = {"gpus": [{"profile": "llama-3.1-8b/h100-64gb/vllm-0.8.5", "engine": engine,
         ...         "base_model": "meta-llama/Llama-3.1-8B-Instruct", "adapters": [adapter]}]}
-        >>> list(assemble(gpus_of(plan), DeploySettings()).files)
+        >>> list(assemble(plan_of(plan), DeploySettings()).files)
         ['gpu-0.sh', 'routing.csv']
     """
     _check(settings)
-    launches = _launches(gpus, settings)
+    launches = _launches(plan.gpus, settings)
     served = _served_names(launches, settings)
     routes = _routes(launches, settings, served)
     files = _engine_files(launches, settings, served)
@@ -150,7 +150,10 @@ def assemble(gpus: Sequence[PlannedGpu], settings: DeploySettings) -> Deployment
     for router in dict.fromkeys(settings.routers):
         if router != "csv":
             files[f"routing.{router}.yaml"] = _table(router, routes, settings)
-    return Deployment(files, tuple(_warnings(launches, routes, settings)))
+    warnings = _warnings(launches, routes, settings)
+    if plan.verified is False:
+        warnings.insert(0, "the plan is not verified: a GPU of it was seen to break its level")
+    return Deployment(files, tuple(warnings))
 
 
 def _check(settings: DeploySettings) -> None:

@@ -59,14 +59,28 @@ class PlannedGpu:
         return f"gpus[{self.index}]"
 
 
-def read_plan(path: Path) -> tuple[PlannedGpu, ...]:
-    """Reads the GPUs of a plan.
+@dataclass(frozen=True)
+class DeployablePlan:
+    """A plan as far as it is deployed.
+
+    Attributes:
+        gpus: The GPUs in the plan's order.
+        verified: Whether the twin saw every GPU keep its service level; None: not said.
+    """
+
+    gpus: tuple[PlannedGpu, ...]
+    verified: bool | None = None
+
+
+def read_plan(path: Path) -> DeployablePlan:
+    """Reads a plan.
 
     Args:
-        path: The plan.json that `lorapack pack -o` wrote.
+        path: The plan.json that `lorapack pack -o` wrote, or one with the documented
+            keys of `gpus[]` that was made otherwise.
 
     Returns:
-        The GPUs in the plan's order.
+        What deploy needs of it.
 
     Raises:
         InputError: It is not a plan, or something in it cannot be deployed.
@@ -76,27 +90,32 @@ def read_plan(path: Path) -> tuple[PlannedGpu, ...]:
     except (UnicodeDecodeError, ValueError) as error:
         raise InputError(path, "JSON", str(error), "give a plan.json of lorapack pack") from error
     try:
-        return gpus_of(plan)
+        return plan_of(plan)
     except InputError as error:
         raise InputError(path, error.place, error.value, error.mend) from error
 
 
-def gpus_of(plan: object) -> tuple[PlannedGpu, ...]:
-    """The GPUs of a plan that is already in memory.
+def plan_of(document: object) -> DeployablePlan:
+    """A plan that is already in memory.
 
     Args:
-        plan: The object that plan.json holds.
+        document: The object that plan.json holds.
 
     Returns:
-        The GPUs in the plan's order.
+        What deploy needs of it.
 
     Raises:
         InputError: Something in it cannot be deployed.
     """
-    gpus = _member(_mapping(plan, "plan"), "gpus", "plan")
+    plan = _mapping(document, "plan")
+    gpus = _member(plan, "gpus", "plan")
     if not isinstance(gpus, list) or not gpus:
         raise InputError("plan", "gpus", gpus, "give a list of at least one GPU")
-    return tuple(_gpu(index, _mapping(gpu, f"gpus[{index}]")) for index, gpu in enumerate(gpus))
+    verified = plan.get("verified")
+    return DeployablePlan(
+        gpus=tuple(_gpu(index, _mapping(gpu, f"gpus[{index}]")) for index, gpu in enumerate(gpus)),
+        verified=verified if isinstance(verified, bool) else None,
+    )
 
 
 def _gpu(index: int, gpu: Mapping[str, object]) -> PlannedGpu:

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lorapack.report import figures
-from lorapack.report.rooms import HEIGHT, WIDTH, Room, room_of
+from lorapack.report.rooms import HEIGHT, WIDTH, Room, rooms_of
 
 if TYPE_CHECKING:
     from lorapack.packer.plan import Plan, PlannedGpu
@@ -64,7 +64,7 @@ def render(sources: Sources, timeline: Timeline | None = None) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters.update(short=_short, percent=_percent)
     template = environment.from_string(_asset("page.html"))
-    rooms = [room_of(gpu) for gpu in plan.gpus] if plan else []
+    rooms = rooms_of(plan.gpus) if plan else []
     return template.render(
         title=_title(plan),
         plan=plan,

@@ -22,6 +22,12 @@ _LEAST_LETTERS = 10
 MOST_TILES = 400
 """Tiles a room draws; smaller adapters share one, or they would be specks."""
 
+TILES_A_PAGE = 4000
+"""Tiles of all rooms: beyond, each draws fewer."""
+
+ROWS_A_PAGE = 6000
+"""Rows of the tables of all rooms: beyond, each lists its heaviest adapters only."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -57,12 +63,14 @@ class Room:
         tiles: Its adapters, the heaviest first.
         load: Sum of their loads.
         filled: Share of the room that they fill, 0..1: load over load with the margin.
+        listed: The adapters that its table lists.
     """
 
     gpu: PlannedGpu
     tiles: tuple[Tile, ...]
     load: float
     filled: float
+    listed: tuple[PlannedAdapter, ...]
 
     @property
     def free_x(self) -> float:
@@ -82,18 +90,35 @@ def load_of(row: PlannedAdapter) -> float:
     return max(row.rate_rps, 1e-9)
 
 
-def room_of(gpu: PlannedGpu) -> Room:
+def rooms_of(gpus: Sequence[PlannedGpu]) -> list[Room]:
+    """Lays out all GPUs of a plan, within what a page can hold.
+
+    Args:
+        gpus: The GPUs.
+
+    Returns:
+        One room a GPU.
+    """
+    n_gpus = max(1, len(gpus))
+    most_tiles = min(MOST_TILES, max(4, TILES_A_PAGE // n_gpus))
+    most_rows = max(5, ROWS_A_PAGE // n_gpus)
+    return [room_of(gpu, most_tiles, most_rows) for gpu in gpus]
+
+
+def room_of(gpu: PlannedGpu, most_tiles: int = MOST_TILES, most_rows: int = ROWS_A_PAGE) -> Room:
     """Lays out one GPU.
 
     Args:
         gpu: The GPU.
+        most_tiles: Tiles it may draw.
+        most_rows: Adapters its table may list.
 
     Returns:
         Its room.
     """
     rows = sorted(gpu.adapters, key=lambda row: (-load_of(row), row.adapter))
-    named = [(row.adapter, row.rank, load_of(row)) for row in rows[:MOST_TILES]]
-    rest = rows[MOST_TILES:]
+    named = [(row.adapter, row.rank, load_of(row)) for row in rows[:most_tiles]]
+    rest = rows[most_tiles:]
     if rest:
         named.append((f"{len(rest)} more adapters", -1, sum(map(load_of, rest))))
     filled = 1.0 / (1.0 + gpu.margin)
@@ -102,7 +127,8 @@ def room_of(gpu: PlannedGpu) -> Room:
         Tile(name, rank, load, *box, label=_label(name, box[2], box[3]))
         for (name, rank, load), box in zip(named, boxes, strict=True)
     )
-    return Room(gpu, tiles, sum(load for _, _, load in named), filled)
+    load = sum(load for _, _, load in named)
+    return Room(gpu, tiles, load, filled, tuple(rows[:most_rows]))
 
 
 def squarified(

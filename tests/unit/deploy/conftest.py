@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lorapack.deploy.plan_reader import PlannedGpu, gpus_of
+from lorapack.deploy.plan_reader import DeployablePlan
+from lorapack.deploy.plan_reader import plan_of as read_document
 
 ENGINE = {
     "max_loras": 8,
@@ -83,9 +84,9 @@ def plan_of() -> Callable[..., dict[str, object]]:
 
 
 @pytest.fixture(scope="session")
-def gpus(plan_of: Callable[..., dict[str, object]]) -> Callable[..., tuple[PlannedGpu, ...]]:
+def gpus(plan_of: Callable[..., dict[str, object]]) -> Callable[..., DeployablePlan]:
     """The same, read."""
-    return lambda *lists, **engine: gpus_of(plan_of(*lists, **engine))
+    return lambda *lists, **engine: read_document(plan_of(*lists, **engine))
 
 
 @pytest.fixture(scope="session")

@@ -109,6 +109,14 @@ def test_an_adapter_twice_on_one_gpu_is_refused(gpus):
         gpus(["a", "a"])
 
 
+@pytest.mark.parametrize(("verified", "warned"), [(True, False), (False, True), (None, False)])
+def test_a_plan_that_broke_its_level_is_warned_of(plan_of, tmp_path, verified, warned):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({**plan_of(["a"]), "verified": verified}))
+    warnings = assemble(read_plan(path), DeploySettings(adapter_root="/a")).warnings
+    assert any("not verified" in text for text in warnings) == warned
+
+
 def test_flavors_belong_to_kubernetes(gpus):
     with pytest.raises(InputError, match="kubernetes"):
         assemble(gpus(["a"]), DeploySettings(flavor="aibrix"))

@@ -148,12 +148,12 @@ def test_the_rank_is_rounded_up_to_one_that_vllm_takes(gpus, planned, written):
 
 
 def test_rank_1_is_kept_for_the_version_that_takes_it(plan_of):
-    from lorapack.deploy.plan_reader import gpus_of
+    from lorapack.deploy.plan_reader import plan_of as read_document
 
     plan = plan_of([{"adapter": "a", "rank": 1}], max_lora_rank=1)
-    assert "--max-lora-rank 8 " in assemble(gpus_of(plan), DeploySettings()).files["gpu-0.sh"]
+    assert "--max-lora-rank 8 " in assemble(read_document(plan), DeploySettings()).files["gpu-0.sh"]
     plan["gpus"][0]["profile"] = "toy/cpu/vllm-0.33"
-    assert "--max-lora-rank 1 " in assemble(gpus_of(plan), DeploySettings()).files["gpu-0.sh"]
+    assert "--max-lora-rank 1 " in assemble(read_document(plan), DeploySettings()).files["gpu-0.sh"]
 
 
 def test_no_lora_flag_where_no_adapter_is_served(gpus, started):

@@ -119,6 +119,15 @@ def test_the_page_is_small_enough(html):
     assert len(html.encode()) < page.LARGEST_BYTES / 2
 
 
+def test_a_thousand_gpus_still_fit_on_a_page(plan):
+    from dataclasses import replace
+
+    gpus = tuple(replace(plan.gpus[0], gpu=f"gpu-{n}") for n in range(1000))
+    html = render(Sources(plan=replace(plan, n_gpus=1000, gpus=gpus)))
+    assert len(html.encode()) < page.LARGEST_BYTES
+    assert "the rest are in plan.json" in html
+
+
 def test_a_plan_alone_is_enough(plan):
     tree = parsed(render(Sources(plan=plan)))
     assert "gpu-1" in tree.text
