@@ -86,6 +86,7 @@ fn step_time(max_loras: u32) -> StepTime {
         distinct_adapter: by_tokens(&distinct_adapter),
         request: ms(0.014),
         context_token: ms(7.5e-5),
+        mixed_context_token: ms(1.2e-4),
         attention_pair: Time::ZERO,
         skipped: ms(3.7e-4),
         waiting: ms(1.1e-4),

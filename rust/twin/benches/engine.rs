@@ -33,9 +33,21 @@ fn cases() -> Vec<Case> {
         reference,
     };
     vec![
-        case("128 adapters, overloaded", campaign::hour(128, &heavy, 32), Some(69.0)),
-        case("32 adapters, KV-bound", campaign::hour(32, &heavy, 16), Some(158.0)),
-        case("128 adapters, light", campaign::hour(128, &light, 32), Some(2470.0)),
+        case(
+            "128 adapters, overloaded",
+            campaign::hour(128, &heavy, 32),
+            Some(69.0),
+        ),
+        case(
+            "32 adapters, KV-bound",
+            campaign::hour(32, &heavy, 16),
+            Some(158.0),
+        ),
+        case(
+            "128 adapters, light",
+            campaign::hour(128, &light, 32),
+            Some(2470.0),
+        ),
         case("100 adapters, 30 req/s", many(100), None),
         case("1,000 adapters, 30 req/s", many(1_000), None),
         case("10,000 adapters, 30 req/s", many(10_000), None),
@@ -43,7 +55,10 @@ fn cases() -> Vec<Case> {
 }
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| !arg.starts_with('-'))
+        .collect();
     println!(
         "{:27} {:>9} {:>8} {:>10} {:>9} {:>10} {:>12} {:>9}",
         "scenario", "requests", "done", "steps", "draw ms", "run ms", "x real time", "ratio"
@@ -67,7 +82,14 @@ fn report(case: &Case) {
     });
     println!(
         "{:27} {:>9} {:>8} {:>10} {:>9.2} {:>10.2} {:>12.0} {:>9}",
-        case.name, requests, summary.completed, summary.steps, draw_s * 1e3, wall_s * 1e3, speed, ratio
+        case.name,
+        requests,
+        summary.completed,
+        summary.steps,
+        draw_s * 1e3,
+        wall_s * 1e3,
+        speed,
+        ratio
     );
     println!(
         "{:27} running {:.0} (most {}), waiting {:.0}, KV {:.2}, preempted {}, loads {}, {:.0} ns a request",

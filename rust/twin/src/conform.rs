@@ -231,7 +231,11 @@ fn check_schedule(recorded: &RecordedSchedule<'_>) -> Result<(), ScenarioError> 
         lists.check(place, steps)?;
     }
     let scheduled = recorded.scheduled.values.len();
-    check_len("scheduled_tokens", recorded.scheduled_tokens.len(), scheduled)
+    check_len(
+        "scheduled_tokens",
+        recorded.scheduled_tokens.len(),
+        scheduled,
+    )
 }
 
 /// One step as a recording would hold it.
@@ -283,7 +287,9 @@ impl<'a> Replay<'a> {
     /// One step; none when all requests have ended.
     fn next_step(&mut self) -> Option<Step> {
         if self.scheduler.is_idle() {
-            self.step = self.step.max(*self.recorded.arrival_step.get(self.arrived)?);
+            self.step = self
+                .step
+                .max(*self.recorded.arrival_step.get(self.arrived)?);
         }
         self.arrive();
         self.scheduler.schedule(&mut self.decision);
@@ -298,7 +304,11 @@ impl<'a> Replay<'a> {
     /// Requests of this step join; none leaves its row, so their ids are their numbers.
     fn arrive(&mut self) {
         let recorded = self.recorded;
-        while recorded.arrival_step.get(self.arrived).is_some_and(|&due| due <= self.step) {
+        while recorded
+            .arrival_step
+            .get(self.arrived)
+            .is_some_and(|&due| due <= self.step)
+        {
             let index = self.arrived;
             let prompt = recorded.prompt_tokens[index];
             // Rule 8: it also ends when prompt + generated reach `max_model_len`.
@@ -315,8 +325,16 @@ impl<'a> Replay<'a> {
         let decision = &self.decision;
         let mut step = Step {
             step: self.step,
-            new: decision.new().iter().map(|chunk| chunk.id).collect(),
-            resumed: decision.resumed().iter().map(|chunk| chunk.id).collect(),
+            new: decision
+                .admitted_first()
+                .iter()
+                .map(|chunk| chunk.id)
+                .collect(),
+            resumed: decision
+                .admitted_again()
+                .iter()
+                .map(|chunk| chunk.id)
+                .collect(),
             preempted: decision.preempted.iter().map(|gone| gone.id).collect(),
             waiting: self.scheduler.waiting(),
             running: self.scheduler.running(),
@@ -326,7 +344,11 @@ impl<'a> Replay<'a> {
             ..Step::default()
         };
         // Decodes stand before all chunks in the running list; with capped chunks all are listed.
-        let decodes = if self.is_capped { 0 } else { decision.decodes as usize };
+        let decodes = if self.is_capped {
+            0
+        } else {
+            decision.decodes as usize
+        };
         for id in self.scheduler.running_in_order().take(decodes) {
             step.scheduled.push(id);
             step.scheduled_tokens.push(1);
@@ -388,7 +410,12 @@ pub fn replay_residency(
             mend: "must be at least max_loras, and that at least 1".to_owned(),
         });
     }
-    let n_adapters = recorded.batch.values.iter().max().map_or(0, |&most| most + 1);
+    let n_adapters = recorded
+        .batch
+        .values
+        .iter()
+        .max()
+        .map_or(0, |&most| most + 1);
     let mut caches = Caches::new(
         n_adapters as usize,
         recorded.max_loras,

@@ -29,6 +29,9 @@ const BUSY_SLOTS: f64 = 0.98;
 /// Requests in service from which on an adapter never goes idle: e^30 service times is for ever.
 const ALWAYS_BUSY: f64 = 30.0;
 
+/// Preemptions of a request over output / prompt in a full KV cache, as the twin has them.
+const PREEMPTED: f64 = 0.22;
+
 /// Newton steps for the slot wait, on the inverse of the slots held: a straight line for like
 /// adapters, concave for unlike ones, so that steps from the left never overshoot.
 const WAIT_STEPS: usize = 5;
@@ -45,12 +48,16 @@ pub struct StepPrices {
     pub with_lora: Arc<[f64]>,
     /// By tokens: each LoRA slot, used or not.
     pub slot: Arc<[f64]>,
-    /// By tokens: each distinct adapter in the batch.
+    /// By tokens: each distinct adapter in the batch, were the CPU cache empty.
     pub distinct_adapter: Arc<[f64]>,
+    /// Further, a distinct adapter in the batch, for each adapter that the CPU cache holds.
+    pub cpu_lora: f64,
     /// One request scheduled.
     pub request: f64,
-    /// One context token read.
+    /// One context token read in a step without prompts.
     pub context_token: f64,
+    /// One context token read in a step with prompts.
+    pub mixed_context_token: f64,
     /// One (query, key) pair of prefill attention.
     pub attention_pair: f64,
     /// One waiting request passed over for lack of a slot.
@@ -59,6 +66,13 @@ pub struct StepPrices {
     pub waiting: f64,
     /// One request that reached the engine since the step before.
     pub arrival: f64,
+}
+
+impl StepPrices {
+    /// One context token, where this share of the steps has prompts.
+    fn context_price(&self, with_prompts: f64) -> f64 {
+        self.context_token + with_prompts * (self.mixed_context_token - self.context_token)
+    }
 }
 
 /// The front end in seconds.
@@ -181,6 +195,16 @@ struct Batch {
     prefill_step_s: f64,
     batched_tokens: f64,
     load_s: f64,
+}
+
+/// Steps over how many prompts fall into them.
+struct MeanStep {
+    /// Price of the tokens, mean.
+    step_s: f64,
+    /// The same with a large prefill.
+    large_step_s: f64,
+    /// Share of the steps that have any prompt.
+    with_prompts: f64,
 }
 
 /// How adapters share the slots, in service times.
@@ -347,15 +371,10 @@ impl Gpu {
         let seen = (running + 1.0).min(limit.running);
         let arrivals = seen / demand.output_tokens;
         let tokens = seen + arrivals * (demand.prompt_tokens - 1.0).max(0.0);
-        let price =
-            |tokens| self.tokens_price(tokens, setting.max_loras, sharing.distinct_adapters);
-        let (by_tokens, large) = if full && limit.tokens <= limit.running {
-            let largest = price(self.max_num_batched_tokens);
-            (largest, largest)
-        } else {
-            let chunk = (self.max_num_batched_tokens - seen).max(1.0);
-            mean_over_prefills(demand, seen, arrivals, chunk, price)
-        };
+        let price = |tokens| self.tokens_price(tokens, setting, sharing.distinct_adapters);
+        let room = (self.max_num_batched_tokens - seen).max(1.0);
+        let admitted = arrivals * (1.0 + preemptions(demand, running / limit.kv));
+        let mean = mean_over_prefills(demand, seen, admitted, room, price);
         let without_slot = if full {
             share_without_slot(demand, sharing)
         } else {
@@ -364,26 +383,28 @@ impl Gpu {
         let load_s = sharing.loads * arrivals * demand.gpu_load_s;
         let step = &self.step;
         let by_batch = step.request * seen
-            + step.context_token * seen * held_tokens(demand)
-            + step.attention_pair * arrivals * 0.5 * demand.prompt_square
+            + seen * held_tokens(demand) * step.context_price(mean.with_prompts)
+            + step.attention_pair * admitted * 0.5 * demand.prompt_square
             + step.arrival * arrivals
             + step.waiting * waiting
             + step.skipped * waiting * without_slot;
         Batch {
-            step_s: by_tokens + by_batch + load_s,
-            prefill_step_s: large + by_batch + load_s,
+            step_s: mean.step_s + by_batch + load_s,
+            prefill_step_s: mean.large_step_s + by_batch + load_s,
             batched_tokens: tokens.min(self.max_num_batched_tokens),
             load_s,
         }
     }
 
-    fn tokens_price(&self, tokens: f64, max_loras: f64, distinct_adapters: f64) -> f64 {
-        if max_loras == 0.0 {
-            return at(&self.step.without_lora, tokens);
+    fn tokens_price(&self, tokens: f64, setting: &Setting, distinct_adapters: f64) -> f64 {
+        let step = &self.step;
+        if setting.max_loras == 0.0 {
+            return at(&step.without_lora, tokens);
         }
-        at(&self.step.with_lora, tokens)
-            + max_loras * at(&self.step.slot, tokens)
-            + distinct_adapters * at(&self.step.distinct_adapter, tokens)
+        let adapter = at(&step.distinct_adapter, tokens) + step.cpu_lora * setting.max_cpu_loras;
+        at(&step.with_lora, tokens)
+            + setting.max_loras * at(&step.slot, tokens)
+            + distinct_adapters * adapter
     }
 
     /// How the slots are shared if steps take `step_s`. Within a window an adapter cannot hold a
@@ -431,20 +452,27 @@ impl Gpu {
         (demand.adapters * first_use / setting.duration_s).min(1.0)
     }
 
+    /// Wait of completed requests, mean, in a queue that grows until clients send no more.
+    fn queue_wait_s(&self, state: &SteadyState, demand: &Demand, setting: &Setting) -> f64 {
+        let completed = state.completed_rps.max(1e-9);
+        let growth = (1.0 - completed / demand.rate_rps.max(1e-9)).max(0.0);
+        let most_s = (setting.max_in_flight - state.running).max(0.0) / completed;
+        mean_queue(growth, setting, most_s)
+    }
+
     /// Adds what clients wait for, and what the window cuts off.
     fn with_latency(&self, state: SteadyState, demand: &Demand, setting: &Setting) -> SteadyState {
         let front = &self.front_end;
         let own_tokens = demand.prompt_tokens.min(self.max_num_batched_tokens - 1.0);
-        let own_step_s = state.step_s
-            + self.tokens_price(state.running + own_tokens, setting.max_loras, 0.0)
-            - self.tokens_price(state.running, setting.max_loras, 0.0);
+        let own_step_s = state.step_s + self.tokens_price(state.running + own_tokens, setting, 0.0)
+            - self.tokens_price(state.running, setting, 0.0);
         let chunks = (demand.prompt_tokens / self.max_num_batched_tokens).max(1.0);
         let busy = 1.0 - (-state.running).exp();
         let server_s = front.request
             * (1.0 + 0.5 * state.front_end_load.min(0.98) / (1.0 - state.front_end_load.min(0.98)));
         // Of those completed: where turns do not come, they are the ones who need not wait for any.
         let slot_s = state.slot_wait_s * state.slot_served;
-        let queue_s = (state.waiting / state.completed_rps.max(1e-9)).min(setting.duration_s);
+        let queue_s = self.queue_wait_s(&state, demand, setting);
         let queue_s = if state.running >= state.running_limit {
             queue_s.max(slot_s)
         } else {
@@ -577,6 +605,13 @@ fn headroom(running: f64, limit: f64, gap_cv_square: f64) -> f64 {
     (limit - running).max(0.0) / (running.max(0.1) * (1.0 + gap_cv_square) * 0.5).sqrt()
 }
 
+/// Times that a request is preempted where the KV cache is full: what ends leaves room for its
+/// prompt and its output, which new prompts fill at once, until outputs grow and push them out.
+fn preemptions(demand: &Demand, kv_usage: f64) -> f64 {
+    let full = ((kv_usage - 0.9) / 0.1).clamp(0.0, 1.0);
+    full * (PREEMPTED * demand.output_tokens / demand.prompt_tokens.max(1.0)).min(4.0)
+}
+
 /// Share of the queue whose adapter has no slot.
 fn share_without_slot(demand: &Demand, sharing: &Sharing) -> f64 {
     (1.0 - sharing.distinct_adapters / demand.adapters.max(1.0)).clamp(0.0, 1.0)
@@ -593,31 +628,35 @@ fn mean_queue(growth_rps: f64, setting: &Setting, room: f64) -> f64 {
 }
 
 /// Mean price of a step over how many prompts fall into it (Poisson), and the price of a large one.
+///
+/// `room` is what the step has left for prompts: what would be more goes into other steps.
 fn mean_over_prefills(
     demand: &Demand,
     running: f64,
     arrivals: f64,
-    chunk: f64,
+    room: f64,
     price: impl Fn(f64) -> f64,
-) -> (f64, f64) {
+) -> MeanStep {
     let prompt = demand.prompt_tokens.max(1.0);
     // A token finds itself in a prompt of E[p^2] / E[p] tokens: that many chunks long.
-    let chunks = (demand.prompt_square / (prompt * chunk)).max(1.0);
-    let (arrivals, prompt) = (arrivals * chunks, prompt / chunks);
-    let prompt_square = demand.prompt_square / (chunks * chunks);
-    let none = (-arrivals).exp();
-    let some = (1.0 - none).max(1e-12);
-    let decoding = running.max(1.0);
-    let mean = arrivals * prompt / some;
-    let square = (arrivals * prompt_square + arrivals * arrivals * prompt * prompt) / some;
+    let chunks = (demand.prompt_square / (prompt * room)).max(1.0);
+    let (chunk, chunks_a_step) = (prompt / chunks, arrivals * chunks);
+    let chunk_square = demand.prompt_square / (chunks * chunks);
+    let tokens = arrivals * prompt;
+    let some = (1.0 - (-chunks_a_step).exp())
+        .max(tokens / room)
+        .clamp(1e-12, 1.0);
+    let mean = (tokens / some).min(room);
+    let square = (chunks_a_step * chunk_square + (chunks_a_step * chunk).powi(2)) / some;
     let deviation = (square - mean * mean).max(0.0).sqrt();
-    let small = decoding + (mean - deviation).max(1.0);
-    let large = decoding + mean + deviation;
-    let with_prompts = 0.5 * (price(small) + price(large));
-    (
-        none * price(decoding) + (1.0 - none) * with_prompts,
-        price(large + deviation),
-    )
+    // Two equally likely sizes, so far apart as the room and the mean allow.
+    let apart = deviation.min(room - mean).min(mean - 1.0).max(0.0);
+    let with_prompts = 0.5 * (price(running + mean - apart) + price(running + mean + apart));
+    MeanStep {
+        step_s: (1.0 - some) * price(running) + some * with_prompts,
+        large_step_s: price(running + (mean + 2.0 * deviation).min(room)),
+        with_prompts: some,
+    }
 }
 
 /// Linear between whole entries; what lies beyond the table takes its last entry.

@@ -118,7 +118,6 @@ impl RequestSource {
         Some(arrival.0)
     }
 
-
     /// When the next chunk's first request arrives.
     fn next_start(&self) -> u64 {
         let generated = self.next_arrival.iter().copied().min().unwrap_or(u64::MAX);

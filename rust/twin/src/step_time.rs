@@ -18,6 +18,9 @@ pub struct StepTime {
     pub request: Time,
     /// One context token (KV already there before the step) that a scheduled request reads.
     pub context_token: Time,
+    /// The same in a step that also has a request with more than one token: the attention kernel
+    /// then computes a whole tile of queries for each request's one.
+    pub mixed_context_token: Time,
     /// One (query, key) pair of a prefill chunk's attention.
     pub attention_pair: Time,
     /// One waiting request passed over because its adapter had no slot.
@@ -55,11 +58,16 @@ impl StepTime {
     #[must_use]
     pub fn price(&self, shape: &BatchShape) -> Time {
         let tokens = shape.batched_tokens as usize;
+        let context_token = if shape.attention_pairs > 0 {
+            self.mixed_context_token
+        } else {
+            self.context_token
+        };
         Time(
             self.base[tokens].0
                 + self.distinct_adapter[tokens].0 * u64::from(shape.distinct_adapters)
                 + self.request.0 * u64::from(shape.scheduled)
-                + self.context_token.0 * shape.context_tokens
+                + context_token.0 * shape.context_tokens
                 + self.attention_pair.0 * shape.attention_pairs
                 + self.skipped.0 * u64::from(shape.skipped)
                 + self.waiting.0 * u64::from(shape.waiting)

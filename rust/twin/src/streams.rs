@@ -38,9 +38,9 @@ pub fn walk_order(scenario: &Scenario) -> Vec<u32> {
 
 fn hash(seed: u64, key: u64, purpose: Purpose) -> u64 {
     let tag = match purpose {
-        Purpose::Arrivals => 0x61_7272_6976_616c,
-        Purpose::Lengths => 0x6c_656e_6774_6873,
-        Purpose::Walk => 0x77_616c_6b,
+        Purpose::Arrivals => 0x6172_7269_7661_6c73,
+        Purpose::Lengths => 0x6c65_6e67_7468_7300,
+        Purpose::Walk => 0x7761_6c6b_0000_0000,
     };
     mix(mix(mix(seed) ^ key) ^ tag)
 }

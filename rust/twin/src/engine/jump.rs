@@ -103,8 +103,7 @@ impl Engine<'_> {
         self.receive_until(self.now);
         let merged_ppm = self.scenario.front_end.merged_ppm[shape.scheduled as usize];
         self.merged_ppm += steps * u64::from(merged_ppm);
-        self.scheduler
-            .advance(steps as u32, &mut self.completed);
+        self.scheduler.advance(steps as u32, &mut self.completed);
         self.tally.steps(
             self.now,
             &StepCounts {
@@ -154,7 +153,11 @@ impl Engine<'_> {
         let mut last = used;
         // Step `cycle * q + r` uses what step `r` does and `running` blocks more a cycle, and lasts
         // `growth * cycle` longer a cycle: a sum over `q` of a product of two linear terms.
-        let (whole, rest) = if steps <= cycle { (0, steps) } else { (steps / cycle, steps % cycle) };
+        let (whole, rest) = if steps <= cycle {
+            (0, steps)
+        } else {
+            (steps / cycle, steps % cycle)
+        };
         for r in 0..cycle.min(steps) {
             used += kv_cache.demand_ahead(r as u32);
             let duration = u128::from(series.first + series.growth * r);

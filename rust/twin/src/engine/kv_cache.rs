@@ -16,9 +16,7 @@ impl BlockSize {
     fn new(tokens: u32) -> Self {
         BlockSize {
             tokens,
-            shift: tokens
-                .is_power_of_two()
-                .then_some(tokens.trailing_zeros()),
+            shift: tokens.is_power_of_two().then_some(tokens.trailing_zeros()),
         }
     }
 
@@ -134,7 +132,11 @@ impl KvCache {
     fn taking_phase(&self, computed: u32) -> usize {
         let rest = self.block_size.rest(computed);
         // From here the request fills its block in `block_size - rest` steps; if rest is 0, now.
-        let steps = if rest == 0 { 0 } else { self.block_size.tokens - rest };
+        let steps = if rest == 0 {
+            0
+        } else {
+            self.block_size.tokens - rest
+        };
         self.phase_after(steps)
     }
 
@@ -143,7 +145,11 @@ impl KvCache {
     fn phase_after(&self, steps: u32) -> usize {
         let phase = self.phase + steps;
         let wrapped = phase >= self.block_size.tokens;
-        (if wrapped { phase - self.block_size.tokens } else { phase }) as usize
+        (if wrapped {
+            phase - self.block_size.tokens
+        } else {
+            phase
+        }) as usize
     }
 
     /// On to the next step.
@@ -167,7 +173,11 @@ impl KvCache {
         while fit < u64::from(steps) && self.takers[phase] <= free {
             free -= self.takers[phase];
             fit += 1;
-            phase = if phase + 1 == self.takers.len() { 0 } else { phase + 1 };
+            phase = if phase + 1 == self.takers.len() {
+                0
+            } else {
+                phase + 1
+            };
         }
         fit.min(u64::from(steps)) as u32
     }
@@ -243,7 +253,11 @@ mod tests {
                     walked.advance(1, 7);
                     fit += 1;
                 }
-                assert_eq!(kv.steps_that_fit(asked, 7), fit, "{free} free, {asked} asked");
+                assert_eq!(
+                    kv.steps_that_fit(asked, 7),
+                    fit,
+                    "{free} free, {asked} asked"
+                );
                 let mut jumped = kv.clone();
                 jumped.advance(fit, 7);
                 assert_eq!(jumped.free(), walked.free());

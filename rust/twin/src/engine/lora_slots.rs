@@ -131,7 +131,11 @@ impl Caches {
             NONE => self.stamps[adapter as usize],
             slot => self.slot_stamps[slot as usize],
         };
-        let oldest = self.cpu.iter().copied().min_by_key(|&adapter| stamp(adapter));
+        let oldest = self
+            .cpu
+            .iter()
+            .copied()
+            .min_by_key(|&adapter| stamp(adapter));
         oldest.expect("a CPU cache holds at least one")
     }
 
@@ -269,21 +273,22 @@ impl LoraSlots {
             let place = word * 64 + bits.trailing_zeros() as usize;
             bits &= bits - 1;
             let stamp = self.walk * PLACES + place as u64;
-            self.caches.activate(self.order[place], stamp, |event| match event {
-                Event::LoadDisk(adapter) => {
-                    loads.disk += 1;
-                    loads.time += self.cost[adapter as usize].1;
-                }
-                Event::LoadGpu(adapter) => {
-                    loads.gpu += 1;
-                    loads.time += self.cost[adapter as usize].0;
-                    missing -= 1;
-                }
-                // One that this batch needs is met later in the walk.
-                Event::EvictGpu(adapter) => {
-                    missing += u32::from(self.since[adapter as usize] != NOT_IN_BATCH);
-                }
-            });
+            self.caches
+                .activate(self.order[place], stamp, |event| match event {
+                    Event::LoadDisk(adapter) => {
+                        loads.disk += 1;
+                        loads.time += self.cost[adapter as usize].1;
+                    }
+                    Event::LoadGpu(adapter) => {
+                        loads.gpu += 1;
+                        loads.time += self.cost[adapter as usize].0;
+                        missing -= 1;
+                    }
+                    // One that this batch needs is met later in the walk.
+                    Event::EvictGpu(adapter) => {
+                        missing += u32::from(self.since[adapter as usize] != NOT_IN_BATCH);
+                    }
+                });
         }
         loads
     }

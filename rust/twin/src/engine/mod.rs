@@ -94,7 +94,7 @@ impl<'a> Engine<'a> {
         let mut turn = 0_u32;
         loop {
             turn = turn.wrapping_add(1);
-            if turn.is_multiple_of(TURNS_A_POLL) && interrupted() {
+            if turn % TURNS_A_POLL == 0 && interrupted() {
                 return Err(SimulateError::Interrupted);
             }
             self.receive_until(Time(self.now.0 + 1));
@@ -106,10 +106,8 @@ impl<'a> Engine<'a> {
                 if !self.wait_for_request() {
                     break;
                 }
-            } else if joined > 0 || !self.jump() {
-                if !self.step(joined)? {
-                    break;
-                }
+            } else if (joined > 0 || !self.jump()) && !self.step(joined)? {
+                break;
             }
         }
         self.receive_until(Time::MAX);

@@ -119,8 +119,7 @@ impl Scheduler {
     /// The request joins the back of the waiting queue.
     #[inline]
     pub(crate) fn enqueue(&mut self, id: u32) {
-        self.waiting
-            .push_back(id, &self.slots, &mut self.requests);
+        self.waiting.push_back(id, &self.slots, &mut self.requests);
         self.scan_is_settled = false;
     }
 

@@ -97,7 +97,11 @@ impl Waiting {
     }
 
     /// The first of the arrivals that needs no further slot.
-    pub(crate) fn first_in_slots(&mut self, batch: &AdapterSet, requests: &Requests) -> Option<u32> {
+    pub(crate) fn first_in_slots(
+        &mut self,
+        batch: &AdapterSet,
+        requests: &Requests,
+    ) -> Option<u32> {
         if self.queue.len <= WALK_LEN {
             let mut ids = self.queue.iter();
             return ids.find(|&id| batch.contains(requests[id].adapter));
@@ -360,7 +364,9 @@ mod tests {
         let mut plain = Plain::default();
         let mut random = 1_u64;
         let mut draw = |below: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (random >> 33) % below
         };
         let mut in_slots: Vec<u32> = Vec::new();
@@ -392,10 +398,7 @@ mod tests {
             let taken = if draw(3) == 0 { waiting.first() } else { found };
             if let Some(id) = taken {
                 let position = plain.0.iter().position(|&other| other == id);
-                assert_eq!(
-                    Some(waiting.before(requests[id].place) as usize),
-                    position
-                );
+                assert_eq!(Some(waiting.before(requests[id].place) as usize), position);
                 waiting.take(id, &batch, &requests);
                 plain.0.retain(|&other| other != id);
                 requests.release(id);

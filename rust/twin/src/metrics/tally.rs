@@ -244,7 +244,13 @@ impl Tally {
         let end = self.end(scenario);
         self.ttft_of_offered.add_infinite(self.dropped);
         let window_ps = end.since(self.warmup).0 as f64;
-        let mean = |sum: u128| if sum == 0 { 0.0 } else { sum as f64 / window_ps };
+        let mean = |sum: u128| {
+            if sum == 0 {
+                0.0
+            } else {
+                sum as f64 / window_ps
+            }
+        };
         let total = |count: fn(&AdapterTally) -> u64| self.adapters.iter().map(count).sum::<u64>();
         let completed = total(|adapter| adapter.completed);
         let output_tokens = total(|adapter| adapter.output_tokens);

@@ -12,6 +12,8 @@ fn flat_gpu() -> Gpu {
             distinct_adapter: table(0.0),
             request: 0.0,
             context_token: 0.0,
+            mixed_context_token: 0.0,
+            cpu_lora: 0.0,
             attention_pair: 0.0,
             skipped: 0.0,
             waiting: 0.0,

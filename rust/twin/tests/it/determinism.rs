@@ -10,7 +10,9 @@ use lorapack_twin::simulate_many;
 use crate::swarm::{scenario, SplitMix};
 
 fn scenarios(n: u64) -> Vec<Scenario> {
-    (0..n).map(|seed| scenario(&mut SplitMix(seed + 7_000))).collect()
+    (0..n)
+        .map(|seed| scenario(&mut SplitMix(seed + 7_000)))
+        .collect()
 }
 
 fn outcomes(scenarios: &[Scenario], threads: usize) -> Vec<String> {
@@ -56,8 +58,13 @@ fn interruption_stops_all_threads() {
 fn requests_are_in_order_of_arrival_then_adapter() {
     for scenario in scenarios(300) {
         let requests: Vec<Request> = RequestSource::new(&scenario).collect();
-        let keys = requests.iter().map(|request| (request.arrival, request.adapter));
-        assert!(keys.clone().zip(keys.skip(1)).all(|(one, next)| one <= next));
+        let keys = requests
+            .iter()
+            .map(|request| (request.arrival, request.adapter));
+        assert!(keys
+            .clone()
+            .zip(keys.skip(1))
+            .all(|(one, next)| one <= next));
         let longest = scenario.engine.max_model_len;
         let end = scenario.duration.map_or(u64::MAX, |duration| duration.0);
         assert!(requests.iter().all(|request| {

@@ -61,7 +61,8 @@ fn law_2_tokens(requests: &RequestColumns, steps: &StepColumns) {
     }
     let computed = total(&steps.batched_tokens);
     assert!(computed >= least, "law 2");
-    let nothing_else = total(&steps.preempted) == 0 && with_status(requests, Status::Unfinished) == 0;
+    let nothing_else =
+        total(&steps.preempted) == 0 && with_status(requests, Status::Unfinished) == 0;
     assert!(!nothing_else || computed == least, "law 2");
 }
 

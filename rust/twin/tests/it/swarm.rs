@@ -211,6 +211,7 @@ fn step_time(dice: &mut impl Dice, engine: &EngineSettings) -> StepTime {
         distinct_adapter: distinct.into(),
         request: price(20_000_000),
         context_token: price(1_000_000),
+        mixed_context_token: price(2_000_000),
         attention_pair: price(30_000),
         skipped: price(400_000),
         waiting: price(900_000),

@@ -59,12 +59,12 @@ impl Decision {
     }
 
     /// Admitted again after a preemption, in order.
-    pub(crate) fn resumed(&self) -> &[Chunk] {
+    pub(crate) fn admitted_again(&self) -> &[Chunk] {
         &self.chunks[self.n_continued..self.n_continued + self.n_resumed]
     }
 
     /// Admitted for the first time, in order.
-    pub(crate) fn new(&self) -> &[Chunk] {
+    pub(crate) fn admitted_first(&self) -> &[Chunk] {
         &self.chunks[self.n_continued + self.n_resumed..]
     }
 }

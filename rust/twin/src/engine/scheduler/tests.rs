@@ -19,13 +19,17 @@ struct Table {
 }
 
 fn number(text: &str) -> u32 {
-    text.parse().unwrap_or_else(|_| panic!("{text:?} is no number"))
+    text.parse()
+        .unwrap_or_else(|_| panic!("{text:?} is no number"))
 }
 
 impl Table {
     fn read(text: &str) -> Self {
         let mut table = Table::default();
-        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        for line in text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.is_empty())
+        {
             let (word, rest) = line.split_once(' ').expect("a word, then values");
             match word {
                 "request" => {
