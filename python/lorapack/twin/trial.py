@@ -191,7 +191,7 @@ def scenario_of(trial: Trial, horizon: Horizon, seed: int) -> Scenario:
         fleet=fleet,
         max_loras=trial.max_loras,
         max_lora_rank=trial.max_lora_rank if trial.max_loras else None,
-        max_cpu_loras=max(trial.max_loras, n_adapters(trial.adapters)),
+        max_cpu_loras=max(trial.max_loras, n_adapters(trial.adapters), 1),
         duration_s=horizon.duration_s,
         warmup_s=horizon.warmup_s,
         judge_until_s=horizon.judge_until_s,
