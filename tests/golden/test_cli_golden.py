@@ -13,6 +13,10 @@ HELPS = [
     ("fleet", "from-peft"),
     ("fleet", "from-gateway"),
     ("fleet", "from-vllm"),
+    ("deploy",),
+    ("report",),
+    ("serve",),
+    ("doctor",),
 ]
 
 FLEET = "adapter,rank,rate_rps\na,8,0.5\nb,16,1.5\n"

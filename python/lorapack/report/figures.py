@@ -520,6 +520,8 @@ def _theme() -> dict[str, Any]:
         "axisY": alt.AxisConfig(minExtent=46),
         "legend": alt.LegendConfig(
             labelColor="var(--ink)",
+            titleColor=MUTED,
+            titleFontWeight="normal",
             orient="top",
             symbolType="circle",
             labelFontSize=11,
