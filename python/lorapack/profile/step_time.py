@@ -5,14 +5,22 @@ The form (milliseconds; ``M`` tokens in the step, padded to the CUDA-graph sizes
     fixed + eager [M > largest graph] + request x requests + gemm(M) + context_token x context
       + L(M) + skipped x skipped + waiting x waiting + arrival x arrivals
 
-    gemm(M) = (weights^8 + (token M)^8)^(1/8)          weights read once, or compute: the longer
+    gemm(M) = (weights^2 + (token M)^2)^(1/2)          weights read once, or compute: the longer
     L(M)    = lora_fixed + lora_block x blocks(M) x (max_loras + 1) + lora_token M
-              + distinct adapters x adapter(M)         with LoRA on (max_loras > 0)
+              + lora_prompt_token x (tokens of prompts)
+              + distinct adapters x (adapter(M) + adapter_lookup x max_cpu_loras)
+                                                       with LoRA on (max_loras > 0)
 
 ``blocks(M)`` counts the thread blocks that the LoRA kernels of vLLM 0.8.5 launch for *each slot,
-used or not* (grid sizes and tiles of its Triton shrink and expand kernels), which is why idle slots
-slow a GPU down. The engine of the twin knows no floats: :meth:`StepTime.tables` rounds every price
-to picoseconds once.
+used or not* (grid sizes and tiles of its Triton shrink and expand kernels; both kinds cost the same
+when idle), which is why idle slots slow a GPU down. A block that has work costs some 25 times as
+much: ``adapter(M)`` is one adapter's tiles of the expand kernel, and of the shrink kernel, which
+splits its sum over 64 blocks in small batches and over 8 in large ones, once for each 16 of the
+slots' rank. ``adapter_lookup`` is the engine's own Python: for every adapter of a batch it copies the
+list of all that its CPU cache holds (``list_adapters`` in vllm/lora/worker_manager.py).
+
+The engine of the twin knows no floats: :meth:`StepTime.tables` rounds every price to picoseconds
+once.
 """
 
 from __future__ import annotations
@@ -28,14 +36,19 @@ from lorapack.profile.section import derived, number
 
 PICOSECONDS_PER_MS = 1e9
 
-SHRINK_BLOCK_SHARE = 0.45
-"""Cost of a shrink kernel's thread block over an expand kernel's (fitted on both models)."""
+ROOFLINE_SHARPNESS = 2
+"""Exponent that joins the two sides of the roofline: 41 % above the longer one where they are equal.
 
-ROOFLINE_SHARPNESS = 8
-"""Exponent that joins the roofline's two sides: 9 % above either where they are equal."""
+Matrix products of a few hundred tokens are neither bound by memory nor efficient at computing."""
 
 SMALL_BATCH_TOKENS = 128
 """Below it the shrink kernel splits its sum over 64 blocks, from it on over 8."""
+
+SMALL_BATCH_SPLIT, LARGE_BATCH_SPLIT = 64, 8
+"""Blocks over which the shrink kernel splits its sum."""
+
+RANK_TILE = 16
+"""Ranks that one block of the shrink kernel covers."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +58,9 @@ class StepTables:
     Attributes:
         base: By tokens in the step, 0..=`max_num_batched_tokens`: all that depends on tokens alone.
         distinct_adapter: By tokens in the step: one distinct adapter in the batch.
-        request_ps: One request scheduled.
+        request_ps: One request scheduled (less what the tables charge for its token as a prompt's).
         context_token_ps: One token of KV that was there before the step and is read in it.
+        mixed_context_token_ps: The same, in a step that also has a request with several tokens.
         attention_pair_ps: One (query, key) pair of a prefill chunk's attention.
         skipped_ps: One waiting request passed over because its adapter had no slot.
         waiting_ps: One request left waiting.
@@ -57,6 +71,7 @@ class StepTables:
     distinct_adapter: NDArray[np.uint64]
     request_ps: int
     context_token_ps: int
+    mixed_context_token_ps: int
     attention_pair_ps: int
     skipped_ps: int
     waiting_ps: int
@@ -73,15 +88,19 @@ class StepTime:
         request_ms: A request scheduled (its sampling, its rows of the batch's tables).
         weights_ms: Reading the weights once.
         token_ms: Computing one token, where compute is the longer side.
-        context_token_ms: Reading the KV of one context token.
+        context_token_ms: Reading the KV of one context token, in a step of decodes alone.
+        mixed_context_token_ms: The same in a step that also has tokens of prompts: the attention
+            kernel then computes a whole tile of queries (64 or 128) for the one of each decode.
         attention_tflops: Rate at which prefill attention runs, for the price of a pair.
         lora_fixed_ms: LoRA switched on.
         lora_block_ns: One thread block of a LoRA expand kernel, launched for each slot.
-        lora_token_ms: One token through the LoRA kernels' index tables.
-        adapter_ms: One distinct adapter in the batch.
+        lora_token_ms: One token through the LoRA kernels.
+        lora_prompt_token_ms: Further, where it is a prompt's and not a request's latest.
+        adapter_ms: One distinct adapter in the batch: its tiles of the expand kernels.
         adapter_rank_ms: Further, for each unit of `max_lora_rank`.
-        adapter_small_batch_ms: Further, in a batch below 128 tokens.
-        adapter_eager_ms: Further, in a step larger than the largest CUDA graph.
+        adapter_small_batch_ms: Further, for each 16 of `max_lora_rank`, in a batch below 128 tokens:
+            its tiles of the shrink kernels; an eighth of that in a larger batch.
+        adapter_lookup_ns: Further, for each adapter that the CPU cache holds.
         skipped_ms: One waiting request passed over for lack of a slot.
         waiting_ms: One request left waiting.
         arrival_ms: One request that reached the engine since the last step (it shares the CPU).
@@ -95,14 +114,16 @@ class StepTime:
     weights_ms: float = number()
     token_ms: float = number()
     context_token_ms: float = number()
+    mixed_context_token_ms: float = number()
     attention_tflops: float = number(above=True)
     lora_fixed_ms: float = number()
     lora_block_ns: float = number()
     lora_token_ms: float = number()
+    lora_prompt_token_ms: float = number()
     adapter_ms: float = number()
     adapter_rank_ms: float = number()
     adapter_small_batch_ms: float = number()
-    adapter_eager_ms: float = number()
+    adapter_lookup_ns: float = number()
     skipped_ms: float = number()
     waiting_ms: float = number()
     arrival_ms: float = number()
@@ -110,13 +131,16 @@ class StepTime:
     model: ModelShape = derived()  # noqa: RUF009 - makes a field, as `number` does
 
     @functools.lru_cache(maxsize=256)  # noqa: B019 - frozen and hashed by value, bounded
-    def tables(self, max_loras: int, max_lora_rank: int, max_num_batched_tokens: int) -> StepTables:
+    def tables(
+        self, max_loras: int, max_lora_rank: int, max_num_batched_tokens: int, cpu_loras: int = 0
+    ) -> StepTables:
         """Prices by batch shape for one engine setting.
 
         Args:
             max_loras: LoRA slots; 0: LoRA is off.
             max_lora_rank: Rank for which the slots are made; not read when LoRA is off.
             max_num_batched_tokens: Largest number of tokens in a step.
+            cpu_loras: Adapters that the CPU cache holds.
 
         Returns:
             Tables with ``max_num_batched_tokens + 1`` entries; a step of no tokens costs
@@ -124,14 +148,15 @@ class StepTime:
         """
         tokens = np.arange(max_num_batched_tokens + 1)
         base_ms = self.base_ms(tokens, max_loras, max_lora_rank)
-        adapter_ms = self.distinct_adapter_ms(tokens, max_loras, max_lora_rank)
+        adapter_ms = self.distinct_adapter_ms(tokens, max_loras, max_lora_rank, cpu_loras)
         base, distinct_adapter = _picoseconds(base_ms), _picoseconds(adapter_ms)
         base.flags.writeable = distinct_adapter.flags.writeable = False
         return StepTables(
             base=base,
             distinct_adapter=distinct_adapter,
-            request_ps=_whole_picoseconds(self.request_ms),
+            request_ps=_whole_picoseconds(self.scheduled_request_ms(max_loras)),
             context_token_ps=_whole_picoseconds(self.context_token_ms),
+            mixed_context_token_ps=_whole_picoseconds(self.mixed_context_token_ms),
             attention_pair_ps=_whole_picoseconds(self.attention_pair_ms),
             skipped_ps=_whole_picoseconds(self.skipped_ms),
             waiting_ps=_whole_picoseconds(self.waiting_ms),
@@ -161,22 +186,33 @@ class StepTime:
         if max_loras > 0:
             launched = self.lora_blocks(padded, max_lora_rank) * (max_loras + 1)
             time = time + self.lora_fixed_ms + self.lora_token_ms * padded
+            time = time + self.lora_prompt_token_ms * tokens
             time = time + self.lora_block_ns * 1e-6 * launched
         return np.where(tokens > 0, time, self.fixed_ms)
 
+    def scheduled_request_ms(self, max_loras: int) -> float:
+        """The price of a request scheduled.
+
+        :meth:`base_ms` charges every token as a prompt's; a request's latest one, of which each has
+        one a step, is taken off here (a price cannot be negative: it ends at none).
+        """
+        return max(0.0, self.request_ms - (self.lora_prompt_token_ms if max_loras > 0 else 0.0))
+
     def distinct_adapter_ms(
-        self, tokens: NDArray[np.int64], max_loras: int, max_lora_rank: int
+        self,
+        tokens: NDArray[np.int64],
+        max_loras: int,
+        max_lora_rank: int,
+        cpu_loras: float | NDArray[np.float64] = 0,
     ) -> NDArray[np.float64]:
         """The price of one distinct adapter in the batch, by the step's tokens."""
         padded = self.padded_tokens(tokens)
         if max_loras == 0:
             return np.zeros(padded.shape)
-        return (
-            self.adapter_ms
-            + self.adapter_rank_ms * max_lora_rank
-            + self.adapter_small_batch_ms * (padded < SMALL_BATCH_TOKENS)
-            + self.adapter_eager_ms * self._is_eager(padded)
-        )
+        split = self._shrink_split(padded) / SMALL_BATCH_SPLIT
+        shrink = self.adapter_small_batch_ms * split * _tiles(max_lora_rank)
+        lookup = self.adapter_lookup_ns * 1e-6 * cpu_loras
+        return self.adapter_ms + self.adapter_rank_ms * max_lora_rank + shrink + lookup
 
     def padded_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens as computed: up to a CUDA graph's size (1, 2, 4, multiples of 8), eager as is."""
@@ -186,17 +222,23 @@ class StepTime:
     def lora_blocks(
         self, padded_tokens: NDArray[np.int64], max_lora_rank: int
     ) -> NDArray[np.float64]:
-        """Thread blocks of the LoRA kernels for one slot, in expand-block equivalents."""
+        """Thread blocks that the LoRA kernels launch for one slot."""
         model = self.model
-        split = np.where(padded_tokens < SMALL_BATCH_TOKENS, 64, 8)
-        rank_tiles = -(-max_lora_rank // 16)
-        shrink = split * -(-padded_tokens // 32) * rank_tiles * model.lora_slices
+        split = self._shrink_split(padded_tokens)
+        shrink = split * -(-padded_tokens // 32) * _tiles(max_lora_rank) * model.lora_slices
         expand = -(-padded_tokens // 64) * model.lora_expand_blocks
-        blocks = model.num_hidden_layers * (SHRINK_BLOCK_SHARE * shrink + expand)
-        return np.asarray(blocks, dtype=np.float64)
+        return np.asarray(model.num_hidden_layers * (shrink + expand), dtype=np.float64)
+
+    def _shrink_split(self, padded_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        small = padded_tokens < SMALL_BATCH_TOKENS
+        return np.where(small, SMALL_BATCH_SPLIT, LARGE_BATCH_SPLIT)
 
     def _is_eager(self, padded_tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.asarray(padded_tokens > self.cuda_graph_max_tokens)
+
+
+def _tiles(max_lora_rank: int) -> int:
+    return -(-max_lora_rank // RANK_TILE)
 
 
 def _picoseconds(milliseconds: NDArray[np.float64]) -> NDArray[np.uint64]:

@@ -59,6 +59,7 @@ def native_scenario(scenario: Scenario) -> _native.Scenario:
             engine.max_loras,
             engine.max_lora_rank,
             engine.max_num_batched_tokens,
+            cpu_loras=min(engine.max_cpu_loras, sum(a.rank > 0 for a in scenario.fleet)),
         ),
         front_end=native_front_end(profile.front_end, engine.max_num_seqs),
         duration_ps=None if scenario.duration_s is None else _picoseconds(scenario.duration_s),
@@ -88,15 +89,20 @@ def native_engine(engine: Engine) -> _native.EngineSettings:
 
 @functools.lru_cache(maxsize=64)
 def native_step_time(
-    step_time: StepTime, max_loras: int, max_lora_rank: int, max_num_batched_tokens: int
+    step_time: StepTime,
+    max_loras: int,
+    max_lora_rank: int,
+    max_num_batched_tokens: int,
+    cpu_loras: int,
 ) -> _native.StepTime:
     """The prices of a step as the twin takes them; the same object for the same arguments."""
-    tables = step_time.tables(max_loras, max_lora_rank, max_num_batched_tokens)
+    tables = step_time.tables(max_loras, max_lora_rank, max_num_batched_tokens, cpu_loras)
     return _native.StepTime(
         base_ps=tables.base,
         distinct_adapter_ps=tables.distinct_adapter,
         request_ps=tables.request_ps,
         context_token_ps=tables.context_token_ps,
+        mixed_context_token_ps=tables.mixed_context_token_ps,
         attention_pair_ps=tables.attention_pair_ps,
         skipped_ps=tables.skipped_ps,
         waiting_ps=tables.waiting_ps,

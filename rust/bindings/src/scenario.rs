@@ -224,13 +224,15 @@ pub struct StepTime(lorapack_twin::step_time::StepTime);
 impl StepTime {
     #[new]
     #[pyo3(signature = (*, base_ps, distinct_adapter_ps, request_ps, context_token_ps,
-                        attention_pair_ps, skipped_ps, waiting_ps, arrival_ps))]
+                        mixed_context_token_ps, attention_pair_ps, skipped_ps, waiting_ps,
+                        arrival_ps))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
         base_ps: PyReadonlyArray1<'_, u64>,
         distinct_adapter_ps: PyReadonlyArray1<'_, u64>,
         request_ps: u64,
         context_token_ps: u64,
+        mixed_context_token_ps: u64,
         attention_pair_ps: u64,
         skipped_ps: u64,
         waiting_ps: u64,
@@ -241,6 +243,7 @@ impl StepTime {
             distinct_adapter: times(&distinct_adapter_ps)?.into(),
             request: Time(request_ps),
             context_token: Time(context_token_ps),
+            mixed_context_token: Time(mixed_context_token_ps),
             attention_pair: Time(attention_pair_ps),
             skipped: Time(skipped_ps),
             waiting: Time(waiting_ps),
