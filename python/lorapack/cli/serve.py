@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from lorapack.cli.output import Printer, common_options
@@ -40,6 +42,7 @@ def command(
     host: str,
     port: int,
     profile_names: tuple[str, ...],
+    models: tuple[Path, ...],
     jobs: int | None,
     packs_at_once: int,
     out: Printer,
@@ -51,17 +54,21 @@ def command(
     whoever watches; /docs shows the API. There is no authentication: listen on a private address.
     """
     from lorapack.errors import MissingPackageError
+    from lorapack.predictor.predictor import Predictor
     from lorapack.profile.profile import Profile
 
     try:
         import uvicorn
 
-        from lorapack.serve import ServiceSettings, create_app
+        from lorapack.serve import Predictors, ServiceSettings, create_app
     except ModuleNotFoundError as error:
         raise MissingPackageError("the service", str(error.name), "serve") from error
     names = profile_names or Profile.names()
     settings = ServiceSettings(
-        tuple(Profile.load(name) for name in names), jobs=jobs, packs_at_once=packs_at_once
+        tuple(Profile.load(name) for name in names),
+        predictors=Predictors(tuple(Predictor.load(path) for path in models)),
+        jobs=jobs,
+        packs_at_once=packs_at_once,
     )
     level = "warning" if out.quiet or out.json else "info"
     uvicorn.run(create_app(settings), host=host, port=port, log_level=level)

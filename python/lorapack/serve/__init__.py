@@ -9,5 +9,6 @@ limits.py     how large a body may be
 from __future__ import annotations
 
 from lorapack.serve.app import ServiceSettings, create_app
+from lorapack.serve.prediction import Predictors
 
-__all__ = ["ServiceSettings", "create_app"]
+__all__ = ["Predictors", "ServiceSettings", "create_app"]

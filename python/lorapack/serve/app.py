@@ -28,7 +28,6 @@ from prometheus_client import Histogram as HistogramMetric
 from lorapack.errors import Infeasible, InputError, did_you_mean
 from lorapack.packer.pack import pack as pack_fleet
 from lorapack.profile.profile import Profile
-from lorapack.serve import prediction
 from lorapack.serve.limits import BodyLimit
 from lorapack.serve.messages import (
     Health,
@@ -38,7 +37,7 @@ from lorapack.serve.messages import (
     PredictRequest,
     Problem,
 )
-from lorapack.serve.prediction import NoPredictorError
+from lorapack.serve.prediction import NoPredictorError, Predictors
 from lorapack.twin.service_level import service_level
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ Packer = Callable[..., Any]
 """As `lorapack.packer.pack.pack`."""
 
 Predict = Callable[[Profile, PredictRequest], Prediction]
-"""As `lorapack.serve.prediction.predict`."""
+"""As `lorapack.serve.prediction.Predictors.predict`."""
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such profile is offered."},
@@ -68,12 +67,14 @@ class ServiceSettings:
 
     Attributes:
         profiles: The profiles it answers for, by name; the first is the default.
+        predictors: What `/predict` asks.
         jobs: Threads a pack may use; None: all cores.
         most_bytes: Largest body, bytes.
         packs_at_once: Fleets that may be packed side by side; more are answered 503.
     """
 
     profiles: tuple[Profile, ...]
+    predictors: Predictors = field(default_factory=Predictors)
     jobs: int | None = None
     most_bytes: int = 8_000_000
     packs_at_once: int = 1
@@ -127,14 +128,14 @@ def create_app(
     settings: ServiceSettings,
     *,
     pack: Packer = pack_fleet,
-    predict: Predict = prediction.predict,
+    predict: Predict | None = None,
 ) -> FastAPI:
     """Builds the service.
 
     Args:
         settings: What it offers.
         pack: What packs a fleet.
-        predict: What answers for one GPU.
+        predict: What answers for one GPU; None: the settings' predictors.
 
     Returns:
         An ASGI application.
@@ -145,6 +146,7 @@ def create_app(
         description="How few GPUs serve a fleet of LoRA adapters, and which adapter goes where.",
     )
     metrics = Metrics()
+    answer = settings.predictors.predict if predict is None else predict
     packs = threading.BoundedSemaphore(settings.packs_at_once)
     app.add_middleware(BodyLimit, most_bytes=settings.most_bytes)
     _count_requests(app, metrics)
@@ -153,7 +155,7 @@ def create_app(
     @app.post("/predict", responses={s: _PROBLEMS[s] for s in (404, 409, 413, 503)})
     def predict_route(request: PredictRequest) -> Prediction:
         """What one GPU that holds these adapters would do, by the predictor."""
-        return predict(settings.profile(request.profile), request)
+        return answer(settings.profile(request.profile), request)
 
     @app.post("/pack", responses=_PROBLEMS)
     def pack_route(request: PackRequest) -> Plan:
@@ -173,7 +175,7 @@ def create_app(
             status="ok",
             version=app.version,
             profiles=[profile.name for profile in settings.profiles],
-            predictors=[p.name for p in settings.profiles if prediction.has_predictor(p)],
+            predictors=[p.name for p in settings.profiles if settings.predictors.has(p)],
         )
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

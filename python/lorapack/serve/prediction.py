@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+from dataclasses import dataclass
 
 from lorapack.errors import InputError
 from lorapack.predictor.features import features_of
@@ -17,70 +17,81 @@ class NoPredictorError(Exception):
     """There is no trained model for the profile that was asked for."""
 
 
-def predict(profile: Profile, request: PredictRequest) -> Prediction:
-    """Asks the predictor about one GPU.
+@dataclass(frozen=True)
+class Predictors:
+    """The models the service may ask: given ones first, then those that come with lorapack.
 
-    Args:
-        profile: Model, GPU and engine.
-        request: The adapters and the slots.
-
-    Returns:
-        Its targets.
-
-    Raises:
-        InputError: The adapters or slots cannot be used.
-        NoPredictorError: No model was trained for the profile.
+    Attributes:
+        given: Models that `lorapack train` wrote, as loaded.
     """
-    model = predictor_of(profile)
-    scenario = Scenario(
-        profile,
-        request.fleet(),
-        max_loras=request.max_loras,
-        max_lora_rank=request.max_lora_rank,
-        warm=True,
-    )
-    values = model.predict(features_of(scenario))[0]
-    return Prediction(
-        profile=profile.name,
-        max_loras=scenario.engine.max_loras,
-        max_lora_rank=scenario.engine.max_lora_rank,
-        targets={
-            name: float(value) if math.isfinite(value) else None
-            for name, value in zip(model.targets, values, strict=True)
-        },
-    )
 
+    given: tuple[Predictor, ...] = ()
 
-@functools.cache
-def predictor_of(profile: Profile) -> Predictor:
-    """The profile's model, loaded once; it may be asked from many threads.
+    def of(self, profile: Profile) -> Predictor:
+        """The model of a profile; it may be asked from many threads.
 
-    Args:
-        profile: Model, GPU and engine.
+        Args:
+            profile: Model, GPU and engine.
 
-    Returns:
-        The predictor.
+        Returns:
+            The predictor.
 
-    Raises:
-        NoPredictorError: No model was trained for the profile.
-    """
-    try:
-        return Predictor.load(profile)
-    except InputError as error:
-        raise NoPredictorError(f"no predictor for {profile.name}: {error}") from error
+        Raises:
+            NoPredictorError: No model was trained for the profile.
+        """
+        for model in self.given:
+            if model.profile.name == profile.name:
+                return model
+        try:
+            return Predictor.load(profile)
+        except InputError as error:
+            raise NoPredictorError(f"no predictor for {profile.name}: {error.mend}") from error
 
+    def has(self, profile: Profile) -> bool:
+        """Whether `/predict` can answer for a profile.
 
-def has_predictor(profile: Profile) -> bool:
-    """Whether `/predict` can answer for a profile.
+        Args:
+            profile: Model, GPU and engine.
 
-    Args:
-        profile: Model, GPU and engine.
+        Returns:
+            True where a model is there.
+        """
+        try:
+            self.of(profile)
+        except NoPredictorError:
+            return False
+        return True
 
-    Returns:
-        True where a model is there.
-    """
-    try:
-        predictor_of(profile)
-    except NoPredictorError:
-        return False
-    return True
+    def predict(self, profile: Profile, request: PredictRequest) -> Prediction:
+        """Asks the predictor about one GPU.
+
+        Args:
+            profile: Model, GPU and engine.
+            request: The adapters and the slots.
+
+        Returns:
+            Its targets.
+
+        Raises:
+            InputError: The adapters or slots cannot be used.
+            Infeasible: The engine would not start with these slots.
+            NoPredictorError: No model was trained for the profile.
+        """
+        model = self.of(profile)
+        scenario = Scenario(
+            profile,
+            request.fleet(),
+            max_loras=request.max_loras,
+            max_lora_rank=request.max_lora_rank,
+            warm=True,
+        )
+        values = model.predict(features_of(scenario))[0]
+        return Prediction(
+            profile=profile.name,
+            max_loras=scenario.engine.max_loras,
+            max_lora_rank=scenario.engine.max_lora_rank,
+            targets={
+                name: float(value) if math.isfinite(value) else None
+                for name, value in zip(model.targets, values, strict=True)
+            },
+        )

@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 
 from lorapack.errors import Infeasible, InputError
+from lorapack.predictor.predictor import Predictor, builtin_models
 from lorapack.profile.profile import Profile
 
 fastapi = pytest.importorskip("fastapi", reason="FASTAPI ABSENT: the service was not tested")
 from fastapi.testclient import TestClient  # noqa: E402
 
-from lorapack.serve import ServiceSettings, create_app  # noqa: E402
+from lorapack.serve import Predictors, ServiceSettings, create_app  # noqa: E402
 from lorapack.serve.messages import Prediction  # noqa: E402
 
 NAME = "llama-3.1-8b/h100-64gb/vllm-0.8.5"
@@ -116,35 +117,40 @@ def test_what_the_library_refuses_is_422_or_409(settings):
     assert (answer.status_code, answer.json()["mend"]) == (409, "half of it fits")
 
 
-def test_without_a_model_predict_says_so(settings, monkeypatch):
-    from lorapack.serve import prediction
+def test_without_a_model_predict_says_so(monkeypatch):
+    def none(_source):
+        raise InputError("predictor", "profile", NAME, "train one")
 
-    def none(_profile):
-        raise prediction.NoPredictorError("no predictor for it")
-
-    monkeypatch.setattr(prediction, "predictor_of", none)
-    one = client(settings, predict=prediction.predict)
+    monkeypatch.setattr(Predictor, "load", none)
+    one = client(ServiceSettings((Profile.load(NAME),)), predict=None)
     answer = one.post("/predict", json={"adapters": [ROW]})
     assert answer.status_code == 503
     assert answer.json()["error"] == "no_predictor"
     assert one.get("/healthz").json()["predictors"] == []
 
 
-def test_predict_answers_through_the_predictor(settings, monkeypatch):
-    import numpy as np
+class Model:
+    """A predictor that was given: half served, and nothing else known."""
 
-    from lorapack.serve import prediction
+    targets = ("served_fraction", "slo_margin")
+    profile = SimpleNamespace(name=NAME)
 
-    class Model:
-        targets = ("served_fraction", "slo_margin")
+    def predict(self, features):
+        import numpy as np
 
-        def predict(self, features):
-            assert features.shape[0] == 1
-            return np.array([[0.5, np.nan]], dtype=np.float32)
+        assert features.shape[0] == 1
+        return np.array([[0.5, np.nan]], dtype=np.float32)
 
-    monkeypatch.setattr(prediction, "predictor_of", lambda _profile: Model())
+
+@pytest.fixture
+def asked() -> TestClient:
+    profiles = (Profile.load(NAME),)
+    return client(ServiceSettings(profiles, predictors=Predictors((Model(),))), predict=None)
+
+
+def test_predict_answers_through_the_predictor(asked):
     body = {"adapters": [ROW, {**ROW, "adapter": "b", "rank": 32}], "max_loras": 1}
-    answer = client(settings, predict=prediction.predict).post("/predict", json=body)
+    answer = asked.post("/predict", json=body)
     assert answer.status_code == 200
     assert answer.json() == {
         "profile": NAME,
@@ -152,17 +158,23 @@ def test_predict_answers_through_the_predictor(settings, monkeypatch):
         "max_lora_rank": 32,
         "targets": {"served_fraction": 0.5, "slo_margin": None},
     }
+    assert asked.get("/healthz").json()["predictors"] == [NAME]
 
 
-def test_an_engine_that_does_not_start_has_no_prediction(settings, monkeypatch):
-    from lorapack.serve import prediction
-
-    monkeypatch.setattr(prediction, "predictor_of", lambda _profile: SimpleNamespace(predict=None))
+def test_an_engine_that_does_not_start_has_no_prediction(asked):
     rows = [{"adapter": f"a{n}", "rank": 512, "rate_rps": 0.1} for n in range(600)]
-    body = {"adapters": rows, "max_loras": 600}
-    answer = client(settings, predict=prediction.predict).post("/predict", json=body)
+    answer = asked.post("/predict", json={"adapters": rows, "max_loras": 600})
     assert answer.status_code == 409
     assert answer.json()["error"] == "infeasible"
+
+
+def test_the_model_that_comes_with_lorapack_answers():
+    if NAME not in builtin_models():
+        pytest.skip("NO BUILT-IN MODEL: the shipped predictor was not asked")
+    one = client(ServiceSettings((Profile.load(NAME),)), predict=None)
+    answer = one.post("/predict", json={"adapters": [ROW], "max_loras": 8})
+    assert answer.status_code == 200
+    assert answer.json()["targets"]["served_fraction"] > 0.9
 
 
 def test_a_second_pack_is_told_to_wait(settings):
