@@ -342,6 +342,46 @@ def fidelity(rows: pl.DataFrame) -> list[Figure]:
     return [figure for figure in figures if figure is not None]
 
 
+def scores(name: str, answer: Mapping[str, Any]) -> Figure | None:
+    """How far off the twin was, by quantity.
+
+    Args:
+        name: What tells this answer from others.
+        answer: What `lorapack validate --json` printed.
+
+    Returns:
+        The figure, or None where no score is a number.
+    """
+    rows = [
+        {"quantity": QUANTITIES[key].split(",")[0], "mape": score["mape"], "smape": score["smape"]}
+        for key, score in answer.items()
+        if key in QUANTITIES and isinstance(score, Mapping) and _known_score(score)
+    ]
+    if not rows:
+        return None
+    chart = (
+        _chart(rows)
+        .mark_bar(height={"band": 0.6}, color=ACCENT, cornerRadiusEnd=3)
+        .encode(
+            x=alt.X("mape:Q", title="mean absolute error, % of the measured"),
+            y=alt.Y("quantity:N", title=None, sort=[str(row["quantity"]) for row in rows]),
+            tooltip=["quantity:N", "mape:Q", "smape:Q"],
+        )
+    )
+    return Figure(
+        f"scores-{name}",
+        f"Scores over {answer.get('n_runs')} runs",
+        "By `lorapack validate`.",
+        _spec(chart, height=28 * len(rows) + 10),
+        ["quantity", "MAPE, %", "SMAPE, %"],
+        [[row["quantity"], row["mape"], row["smape"]] for row in rows],
+    )
+
+
+def _known_score(score: Mapping[str, Any]) -> bool:
+    return all(isinstance(score.get(key), (int, float)) for key in ("mape", "smape"))
+
+
 def timeline(line: Timeline) -> list[Figure]:
     """What one GPU does over time.
 

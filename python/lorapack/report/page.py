@@ -102,10 +102,16 @@ def _sections(sources: Sources, timeline: Timeline | None) -> list[Section]:
                 "timeline", "One GPU over time", _line_note(timeline), figures.timeline(timeline)
             )
         )
-    if sources.rows is not None and (pairs := figures.fidelity(sources.rows)):
+    if pairs := _fidelity(sources):
         note = "The twin against measured runs: on the dashed line both agree."
         found.append(Section("fidelity", "Fidelity", note, pairs))
     return found
+
+
+def _fidelity(sources: Sources) -> list[Figure]:
+    scored = [figures.scores(name, answer) for name, answer in sorted(sources.validations.items())]
+    pairs = [] if sources.rows is None else figures.fidelity(sources.rows)
+    return [*(figure for figure in scored if figure), *pairs]
 
 
 def _line_note(timeline: Timeline) -> str:

@@ -175,6 +175,15 @@ def test_a_sweep_gives_the_frontier():
     assert "Starvation frontier" in parsed(render(Sources(sweep=frame))).text
 
 
+def test_scores_of_validate_are_shown(tmp_path):
+    errors = {"mape": 1.25, "smape": 0.6, "n": 3}
+    answer = {"n_runs": 3, "throughput": errors, "itl": {"mape": None}, "starvation": {}}
+    (tmp_path / "validate.json").write_text(json.dumps(answer))
+    text = parsed(render(read_sources([tmp_path]))).text
+    assert "Scores over 3 runs" in text
+    assert "1.25" in text
+
+
 def test_tiles_fill_their_part_of_the_room(plan):
     room = room_of(plan.gpus[0])
     area = sum(tile.width * tile.height for tile in room.tiles)
