@@ -90,7 +90,7 @@ def _read_folder(folder: Path, sources: Sources) -> None:
 def _read_file(path: Path, sources: Sources) -> bool:
     """Whether the file held anything known."""
     if path.suffix in _TABLES:
-        return _take_table(_table(path), sources)
+        return _take_table(path, _table(path), sources)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError) as error:
@@ -123,21 +123,22 @@ def _table(path: Path) -> pl.DataFrame:
         raise InputError(path, "table", str(error), "give a Parquet or CSV file") from error
 
 
-def _replayed(runs: pl.DataFrame) -> pl.DataFrame:
+def _replayed(path: Path) -> pl.DataFrame:
     """Measured runs with the twin's own figures beside them, one replay each."""
+    from lorapack.fidelity.replay import read_runs
     from lorapack.fidelity.validate import validate
     from lorapack.profile.profile import Profile
 
     profiles = [Profile.load(name) for name in Profile.names()]
-    return validate(runs, profiles, seeds=1).rows
+    return validate(read_runs(path), profiles, seeds=1).rows
 
 
-def _take_table(frame: pl.DataFrame, sources: Sources) -> bool:
+def _take_table(path: Path, frame: pl.DataFrame, sources: Sources) -> bool:
     columns = set(frame.columns)
     if {"simulated_tps", "measured_tps"} <= columns:
         sources.rows = frame
     elif {"adapter_rates_rps", "mean_ttft_ms", "max_loras"} <= columns:
-        sources.rows = _replayed(frame)
+        sources.rows = _replayed(path)
     elif {"served_fraction", "max_loras"} <= columns:
         sources.sweep = frame
     else:

@@ -217,3 +217,14 @@ def test_squarified_parts_keep_their_area_and_stay_inside(sizes, width, height):
         assert min(x, y) >= 0
         assert x + w <= width + slack
         assert y + h <= height + slack
+
+
+def test_measured_runs_are_replayed_and_drawn(measured_data, tmp_path):
+    import polars as pl
+
+    runs = pl.read_csv(measured_data / "vllm-h100" / "serving_runs.csv")
+    light = runs.filter(pl.col("out_of_memory") == 0).sort("mean_running").head(2)
+    light.write_csv(tmp_path / "runs.csv")
+    tree = parsed(render(read_sources([tmp_path / "runs.csv"])))
+    assert "Throughput, tokens/s" in tree.text
+    assert "2 runs; MAPE" in tree.text
