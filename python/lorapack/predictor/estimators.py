@@ -99,7 +99,7 @@ class AnnealedMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         from sklearn.exceptions import ConvergenceWarning
 
         network = MLPRegressor(
-            self.hidden_layer_sizes,
+            hidden_layer_sizes=self.hidden_layer_sizes,
             alpha=self.alpha,
             batch_size=min(self.batch_size, len(np.asarray(X))),
             random_state=self.random_state,

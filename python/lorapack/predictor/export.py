@@ -1,8 +1,8 @@
 """A trained predictor as one ONNX graph, with all that a reader needs in its metadata.
 
 The graph takes ``features`` (float32, rows x features, in their own units) and gives
-``predictions`` (float32, rows x outputs). Logarithms and scaling are nodes of their own: folded into
-the first layer they would cost four digits of float32. It is written with onnx's own helper, since
+``predictions`` (float32, rows x outputs). Logarithms and scaling are nodes of their own: folded
+into the first layer they would cost four digits of float32. Written with onnx's own helper, since
 skl2onnx (1.20) gives a multi-output MLPRegressor the wrong output shape.
 """
 

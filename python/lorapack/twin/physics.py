@@ -261,6 +261,10 @@ def _ratios_of(adapter: Adapter) -> tuple[float, float, float]:
     return math.exp(prompt * prompt), math.exp(output * output), math.exp(joint)
 
 
+_CPU_LORAS = 1000
+"""Adapters in the CPU cache, at which the price of one is taken."""
+
+
 @functools.lru_cache(maxsize=256)
 def _native_physics(
     profile: Profile,
@@ -270,17 +274,22 @@ def _native_physics(
     max_num_batched_tokens: int,
 ) -> GpuPhysics:
     step, front = profile.step_time, profile.front_end
-    # The price of a step is affine in the slots: two settings of them give the whole line.
+    # The price of a step is affine in the slots, that of a distinct adapter in the adapters of the
+    # CPU cache: two settings of them give the whole line.
     off, one, two = (
         step.tables(slots, max_lora_rank, max_num_batched_tokens) for slots in (0, 1, 2)
     )
+    cached = step.tables(1, max_lora_rank, max_num_batched_tokens, cpu_loras=_CPU_LORAS)
+    lookups = cached.distinct_adapter[1:] - one.distinct_adapter[1:]
     return GpuPhysics(
         without_lora_ps=off.base,
         one_slot_ps=one.base,
         two_slots_ps=two.base,
         distinct_adapter_ps=one.distinct_adapter,
+        cpu_lora_ps=float(lookups.mean()) / _CPU_LORAS,
         request_ps=one.request_ps,
         context_token_ps=one.context_token_ps,
+        mixed_context_token_ps=one.mixed_context_token_ps,
         attention_pair_ps=one.attention_pair_ps,
         skipped_ps=one.skipped_ps,
         waiting_ps=one.waiting_ps,

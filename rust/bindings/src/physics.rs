@@ -105,7 +105,8 @@ impl GpuPhysics {
     /// costs the difference); the front end in seconds.
     #[new]
     #[pyo3(signature = (*, without_lora_ps, one_slot_ps, two_slots_ps, distinct_adapter_ps,
-                        request_ps, context_token_ps, attention_pair_ps, skipped_ps, waiting_ps,
+                        cpu_lora_ps, request_ps, context_token_ps, mixed_context_token_ps,
+                        attention_pair_ps, skipped_ps, waiting_ps,
                         arrival_ps, front_end_request_s, first_use_s, first_token_fixed_s,
                         first_token_request_s, first_token_step, merged, block_size, max_num_seqs,
                         max_num_batched_tokens))]
@@ -115,8 +116,10 @@ impl GpuPhysics {
         one_slot_ps: PyReadonlyArray1<'_, u64>,
         two_slots_ps: PyReadonlyArray1<'_, u64>,
         distinct_adapter_ps: PyReadonlyArray1<'_, u64>,
+        cpu_lora_ps: f64,
         request_ps: u64,
         context_token_ps: u64,
+        mixed_context_token_ps: u64,
         attention_pair_ps: u64,
         skipped_ps: u64,
         waiting_ps: u64,
@@ -167,8 +170,10 @@ impl GpuPhysics {
                 with_lora,
                 slot,
                 distinct_adapter: seconds_of(&distinct_adapter_ps)?.into(),
+                cpu_lora: cpu_lora_ps * 1e-12,
                 request: seconds(request_ps),
                 context_token: seconds(context_token_ps),
+                mixed_context_token: seconds(mixed_context_token_ps),
                 attention_pair: seconds(attention_pair_ps),
                 skipped: seconds(skipped_ps),
                 waiting: seconds(waiting_ps),

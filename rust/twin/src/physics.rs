@@ -36,8 +36,17 @@ const PREEMPTED: f64 = 0.22;
 /// adapters, concave for unlike ones, so that steps from the left never overshoot.
 const WAIT_STEPS: usize = 5;
 
-/// Steps of the solver for the step time, at most; four or five are usual.
-const SOLVER_STEPS: usize = 12;
+/// Steps of the solver for the step time, at most; three or four are usual.
+const SOLVER_STEPS: usize = 8;
+
+/// Steps of the same where the batch is always full.
+const OVERLOAD_STEPS: usize = 2;
+
+/// Share of a step to which the solver goes.
+const SOLVED: f64 = 2e-4;
+
+/// Share of the slots to which they are shared.
+const SHARED: f64 = 1e-4;
 
 /// Prices of a step in seconds, by whole tokens where they are tables.
 #[derive(Clone, Debug, PartialEq)]
@@ -236,8 +245,10 @@ impl Gpu {
     #[must_use]
     pub fn solve(&self, demand: &Demand, setting: &Setting) -> SteadyState {
         let limit = self.running_limits(demand, setting);
-        let capacity_rps = self.capacity_rps(demand, setting, &limit);
-        let point = self.operating_point(demand, setting, &limit);
+        let full_step_s = self.full_step_s(demand, setting, &limit);
+        let engine_rps = limit.running / (demand.output_tokens * full_step_s);
+        let capacity_rps = engine_rps.min(self.server_rps());
+        let point = self.operating_point(demand, setting, &limit, full_step_s);
         let (batch, sharing) = (&point.batch, &point.sharing);
         let service_s = demand.output_tokens * batch.step_s;
         let state = SteadyState {
@@ -268,13 +279,12 @@ impl Gpu {
         self.with_latency(state, demand, setting)
     }
 
-    /// Completions at the limit, were the batch always full and nobody looked at the queue.
-    fn capacity_rps(&self, demand: &Demand, setting: &Setting, limit: &RunningLimits) -> f64 {
+    /// A step at the limit, were the batch always full and nobody looked at the queue.
+    fn full_step_s(&self, demand: &Demand, setting: &Setting, limit: &RunningLimits) -> f64 {
         let work = (demand.rate_rps * demand.output_tokens).max(1e-12);
         let sharing = Self::sharing(demand, setting, limit.running / work);
-        let full = self.batch(demand, setting, limit, limit.running, &sharing, 0.0);
-        let engine_rps = limit.running / (demand.output_tokens * full.step_s);
-        engine_rps.min(self.server_rps())
+        self.batch(demand, setting, limit, limit.running, &sharing, 0.0)
+            .step_s
     }
 
     /// Requests a second that the API server can handle at most.
@@ -283,32 +293,39 @@ impl Gpu {
     }
 
     /// The step time that asks for as many running requests as make a step so long.
-    fn operating_point(&self, demand: &Demand, setting: &Setting, limit: &RunningLimits) -> Point {
-        let (mut low, mut high) = (0.0, f64::INFINITY);
-        let mut point = self.point(demand, setting, limit, 0.0);
-        let (mut step_s, mut last_step_s, mut last_gap) =
-            (point.batch.step_s, 0.0, point.batch.step_s);
+    fn operating_point(
+        &self,
+        demand: &Demand,
+        setting: &Setting,
+        limit: &RunningLimits,
+        full_step_s: f64,
+    ) -> Point {
+        let mut point = self.point(demand, setting, limit, full_step_s);
+        if point.running >= limit.running {
+            // Always full: only the cost of the queue depends on the step any more, and little.
+            for _ in 0..OVERLOAD_STEPS {
+                point = self.point(demand, setting, limit, point.batch.step_s);
+            }
+            return point;
+        }
+        let (mut low, mut high) = (0.0, full_step_s.max(point.batch.step_s));
+        let (mut last, mut last_gap) = (full_step_s, point.batch.step_s - full_step_s);
+        let mut step_s = self.point(demand, setting, limit, 0.0).batch.step_s;
         for _ in 0..SOLVER_STEPS {
             point = self.point(demand, setting, limit, step_s);
             let gap = point.batch.step_s - step_s;
-            if gap.abs() <= 1e-4 * step_s {
+            if gap.abs() <= SOLVED * step_s {
                 break;
             }
             if gap > 0.0 {
-                low = step_s
+                low = step_s;
             } else {
-                high = step_s
+                high = step_s;
             }
-            let slope = (gap - last_gap) / (step_s - last_step_s);
-            let secant = step_s - gap / slope;
-            (last_step_s, last_gap) = (step_s, gap);
-            step_s = if slope < 0.0 && secant > low && secant < high {
-                secant
-            } else if high.is_finite() {
-                0.5 * (low + high)
-            } else {
-                point.batch.step_s
-            };
+            let secant = step_s - gap * (step_s - last) / (gap - last_gap);
+            (last, last_gap) = (step_s, gap);
+            let inside = secant > low && secant < high;
+            step_s = if inside { secant } else { 0.5 * (low + high) };
         }
         point
     }
@@ -427,6 +444,9 @@ impl Gpu {
         if wanted > busy_slots {
             for _ in 0..WAIT_STEPS {
                 let (held, slope) = turns.held(wait);
+                if held - busy_slots <= SHARED * busy_slots {
+                    break;
+                }
                 wait += held * (held - busy_slots) / (busy_slots * slope);
             }
         }
