@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lorapack.fleet.fleet import Fleet as Fleet
     from lorapack.packer.pack import pack as pack
     from lorapack.packer.plan import Plan as Plan
+    from lorapack.predictor.gpu_state import GpuState as GpuState
+    from lorapack.predictor.predictor import Predictor as Predictor
     from lorapack.profile.profile import Profile as Profile
     from lorapack.sweep.run import run_sweep as run_sweep
     from lorapack.sweep.store import scan_sweep as scan_sweep
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapter": "lorapack.fleet.adapter",
     "Fleet": "lorapack.fleet.fleet",
+    "GpuState": "lorapack.predictor.gpu_state",
     "Infeasible": "lorapack.errors",
     "InputError": "lorapack.errors",
     "LorapackError": "lorapack.errors",
     "Plan": "lorapack.packer.plan",
+    "Predictor": "lorapack.predictor.predictor",
     "Profile": "lorapack.profile.profile",
     "Result": "lorapack.twin.result",
     "Scenario": "lorapack.twin.scenario",

@@ -247,15 +247,16 @@ def pipeline(mlp: Any, share: float = 0.01) -> TransformedTargetRegressor:  # no
     return TransformedTargetRegressor(Pipeline(steps), transformer=StandardScaler())
 
 
-def distil(learn: Rows, doubt: Rows, seed: int = 0) -> Distilled:
+def distil(learn: Rows, doubt: Rows, seed: int = 0, mlp: AnnealedMLP | None = None) -> Distilled:
     """Trains a predictor.
 
     Args:
         learn: Rows that the network learns from.
         doubt: Rows of other fleets, from which it learns how far off it is.
         seed: Of weights and of the order of rows.
+        mlp: The network; the one that won the comparison if not given.
     """
-    network = pipeline(AnnealedMLP(random_state=seed))
+    network = pipeline(mlp or AnnealedMLP(random_state=seed))
     log = LogFeatures().fit(learn.features)
     network.fit(learn.features, _logs(learn.labels) - _physics(log, learn.features))
     raw = np.concatenate([learn.features, doubt.features])[:, list(RAW)].astype(np.float64)
