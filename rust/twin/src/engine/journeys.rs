@@ -1,11 +1,13 @@
 //! What became of each request in flight, in time; and its row, if records are kept.
 
+use super::prefetch::prefetch;
 use crate::record::{RequestColumns, Status};
 use crate::requests::Request;
 use crate::units::Time;
 
-/// Times of one request.
+/// Times of one request: a cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
 pub(super) struct Journey {
     pub(super) arrival: Time,
     /// End of the step that made its first token; `Time::MAX` before.
@@ -34,6 +36,12 @@ impl Journeys {
             rows: Vec::new(),
             columns,
         }
+    }
+
+    /// The journey will be needed soon.
+    #[inline]
+    pub(super) fn prefetch(&self, id: u32) {
+        prefetch(&self.rows, id);
     }
 
     #[inline]

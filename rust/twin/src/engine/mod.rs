@@ -9,6 +9,7 @@ mod journeys;
 mod jump;
 pub(crate) mod kv_cache;
 pub(crate) mod lora_slots;
+mod prefetch;
 pub(crate) mod requests;
 mod running;
 pub(crate) mod scheduler;
@@ -144,6 +145,9 @@ impl<'a> Engine<'a> {
                 self.journeys[preempted.id].latest_token = self.now;
             }
         }
+        for chunk in &self.decision.chunks {
+            self.journeys.prefetch(chunk.id);
+        }
         let shape = self.decision.shape;
         if shape.scheduled == 0 {
             self.refuse_if_stuck()?;
@@ -248,6 +252,9 @@ impl<'a> Engine<'a> {
             self.scheduler.requests.release(id);
         }
         self.clients.in_flight -= self.completed.finished.len() as u32;
+        for id in self.scheduler.ending_next() {
+            self.journeys.prefetch(id);
+        }
     }
 
     /// A row for the step that has just ended.

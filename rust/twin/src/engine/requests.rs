@@ -1,10 +1,14 @@
 //! What the scheduler knows of each request in flight: one row each, rows reused.
 
+use super::prefetch::prefetch;
+
 /// No request, no place.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// A request in the engine. Tokens are counted; there is no time here.
+/// A request in the engine. Tokens are counted; there is no time here. Half a cache line: rows are
+/// met in no order, tens of thousands of them when overloaded.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(align(32))]
 pub(crate) struct Request {
     /// Index of its adapter.
     pub(crate) adapter: u32,
@@ -13,10 +17,8 @@ pub(crate) struct Request {
     pub(crate) output_tokens: u32,
     /// Tokens generated; while it decodes, see [`Request::generated_before`] instead.
     pub(crate) generated: u32,
-    /// Tokens computed; while it decodes, see [`Request::computed_before`] instead.
-    pub(crate) computed: u32,
-    /// While it decodes: the step that makes its last token.
-    pub(crate) last_step: u32,
+    /// Tokens computed; while it decodes, the step that makes its last token.
+    progress: u32,
     /// Running: place in the running list. Waiting: its number in the queue.
     pub(crate) place: u32,
     /// The next in the same list: requests that end in the same step, or the adapter's queue.
@@ -37,6 +39,29 @@ impl Request {
         }
     }
 
+    /// Of a request that does not decode: tokens computed.
+    #[inline]
+    pub(crate) fn computed(&self) -> u32 {
+        self.progress
+    }
+
+    #[inline]
+    pub(crate) fn set_computed(&mut self, tokens: u32) {
+        self.progress = tokens;
+    }
+
+    /// Of a decoding request: the step that makes its last token.
+    #[inline]
+    pub(crate) fn last_step(&self) -> u32 {
+        self.progress
+    }
+
+    /// From here on it decodes, until this step.
+    #[inline]
+    pub(crate) fn set_last_step(&mut self, step: u32) {
+        self.progress = step;
+    }
+
     /// Prompt and generated tokens: those there are to compute.
     #[inline]
     pub(crate) fn known(&self) -> u32 {
@@ -46,7 +71,7 @@ impl Request {
     /// Of a decoding request: tokens generated before `step`.
     #[inline]
     pub(crate) fn generated_before(&self, step: u32) -> u32 {
-        self.output_tokens - (self.last_step - step + 1)
+        self.output_tokens - (self.last_step() - step + 1)
     }
 
     /// Of a decoding request: tokens computed before `step`; all known ones but the last.
@@ -83,6 +108,12 @@ impl Requests {
                 (self.rows.len() - 1) as u32
             }
         }
+    }
+
+    /// The row will be needed soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, id: u32) {
+        prefetch(&self.rows, id);
     }
 
     /// The request is gone; its row may be used again.

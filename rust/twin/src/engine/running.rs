@@ -93,7 +93,7 @@ impl Calendar {
     /// Enters a request, whose `last_step` is set, in a calendar whose current step is `now`.
     #[inline]
     pub(crate) fn insert(&mut self, id: u32, now: u32, requests: &mut Requests) {
-        let last_step = requests[id].last_step;
+        let last_step = requests[id].last_step();
         while (last_step - now) as usize >= self.first.len() {
             self.grow(now);
         }
@@ -135,7 +135,7 @@ impl Calendar {
             requests[request.previous].next = request.next;
             return;
         }
-        let place = self.place(request.last_step);
+        let place = self.place(request.last_step());
         self.first[place] = request.next;
         if request.next == NONE {
             self.occupied[place / 64] &= !(1 << (place % 64));
@@ -160,6 +160,19 @@ impl Calendar {
         if ended.len() - begin > 1 {
             ended[begin..].sort_unstable_by_key(|&id| requests[id].place);
         }
+    }
+
+    /// Who ends in `step`, in no order.
+    #[inline]
+    pub(crate) fn ending<'a>(
+        &self,
+        step: u32,
+        requests: &'a Requests,
+    ) -> impl Iterator<Item = u32> + 'a {
+        let first = Some(self.first[self.place(step)]).filter(|&id| id != NONE);
+        std::iter::successors(first, |&id| {
+            Some(requests[id].next).filter(|&next| next != NONE)
+        })
     }
 
     /// Steps from `now` to the next in which someone ends, that one included; somebody must.
@@ -193,7 +206,7 @@ mod tests {
         let mut calendar = Calendar::new();
         for (place, &last_step) in last_steps.iter().enumerate() {
             let id = requests.add(Request::new(0, 1, 1));
-            requests[id].last_step = last_step;
+            requests[id].set_last_step(last_step);
             requests[id].place = place as u32;
             calendar.insert(id, 0, &mut requests);
         }

@@ -203,9 +203,9 @@ impl Scheduler {
             // The last in order: it has what budget the decodes before it leave.
             let request = &self.requests[id];
             let left = *budget - (self.running.len() - 1);
-            let tokens = (request.known() - request.computed).min(left);
-            let blocks = self.kv_cache.blocks(request.computed + tokens)
-                - self.kv_cache.blocks(request.computed);
+            let tokens = (request.known() - request.computed()).min(left);
+            let blocks = self.kv_cache.blocks(request.computed() + tokens)
+                - self.kv_cache.blocks(request.computed());
             demand += blocks;
             chunk = Some((Chunk { id, tokens }, blocks));
         }
@@ -225,7 +225,7 @@ impl Scheduler {
         if let Some((chunk, _)) = chunk {
             decision.decodes -= 1;
             *budget -= chunk.tokens;
-            decision.add_chunk(chunk, self.requests[chunk.id].computed);
+            decision.add_chunk(chunk, self.requests[chunk.id].computed());
         }
         *budget -= decision.decodes;
     }
@@ -241,20 +241,20 @@ impl Scheduler {
         let mut wanted = 0;
         if decodes {
             let request = &mut self.requests[id];
-            request.computed = request.computed_before(self.step);
+            let computed = request.computed_before(self.step);
             request.generated = request.generated_before(self.step);
-            let computed = request.computed;
             self.kv_cache.remove_decode(computed);
             self.calendar.remove(id, &mut self.requests);
+            self.requests[id].set_computed(computed);
             wanted = u32::from(self.kv_cache.starts_block(computed));
         } else {
             self.partial = None;
         }
         let request = &mut self.requests[id];
-        self.context_tokens -= u64::from(request.computed);
+        self.context_tokens -= u64::from(request.computed());
         self.kv_cache
-            .give_back(self.kv_cache.blocks(request.computed));
-        request.computed = 0;
+            .give_back(self.kv_cache.blocks(request.computed()));
+        request.set_computed(0);
         self.slots.remove(request.adapter);
         self.waiting.push_front(id);
         decision.add_preempted(id, decodes);
@@ -375,8 +375,9 @@ impl Scheduler {
 
     fn complete_chunk(&mut self, chunk: Chunk, step: u32, completed: &mut Completed) {
         let request = &mut self.requests[chunk.id];
-        request.computed += chunk.tokens;
-        if request.computed < request.known() {
+        let computed = request.computed() + chunk.tokens;
+        request.set_computed(computed);
+        if computed < request.known() {
             return;
         }
         request.generated += 1;
@@ -387,8 +388,7 @@ impl Scheduler {
         if request.generated == request.output_tokens {
             completed.finished.push(chunk.id);
         } else if self.capped_batch.is_none() {
-            request.last_step = step + (request.output_tokens - request.generated);
-            let computed = request.computed;
+            request.set_last_step(step + (request.output_tokens - request.generated));
             self.kv_cache.add_decode(computed);
             self.calendar
                 .insert(chunk.id, self.step, &mut self.requests);
@@ -405,6 +405,12 @@ impl Scheduler {
         self.context_tokens -= u64::from(computed);
         self.kv_cache.give_back(self.kv_cache.blocks(computed));
         self.scan_is_settled = false;
+    }
+
+    /// Requests that end in the next step unless they are preempted, in no order.
+    #[inline]
+    pub(crate) fn ending_next(&self) -> impl Iterator<Item = u32> + '_ {
+        self.calendar.ending(self.step, &self.requests)
     }
 
     /// How many steps from here on are decodes of all that runs and nothing else, up to and including

@@ -136,8 +136,10 @@ impl Waiting {
         if self.queue.len == 0 {
             self.heads.forget();
         } else if self.heads.kept && request.next != NONE && batch.contains(request.adapter) {
-            let next = requests[request.next].place;
-            self.heads.follow(request.adapter, request.place, next);
+            let next = &requests[request.next];
+            requests.prefetch(next.next);
+            self.heads
+                .follow(request.adapter, request.place, next.place);
         }
     }
 

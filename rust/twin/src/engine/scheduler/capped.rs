@@ -21,10 +21,10 @@ impl Scheduler {
                 continue;
             };
             let request = self.requests[id];
-            let wanted = request.known() - request.computed;
+            let wanted = request.known() - request.computed();
             let tokens = wanted.min(chunk_cap).min(*budget);
-            let blocks = self.kv_cache.blocks(request.computed + tokens)
-                - self.kv_cache.blocks(request.computed);
+            let blocks = self.kv_cache.blocks(request.computed() + tokens)
+                - self.kv_cache.blocks(request.computed());
             while blocks > self.kv_cache.free() {
                 self.preempt_last(decision);
                 if decision.preempted.last().is_some_and(|gone| gone.id == id) {
@@ -33,8 +33,8 @@ impl Scheduler {
             }
             self.kv_cache.take(blocks);
             *budget -= tokens;
-            decision.shape.context_tokens += u64::from(request.computed);
-            decision.add_chunk(Chunk { id, tokens }, request.computed);
+            decision.shape.context_tokens += u64::from(request.computed());
+            decision.add_chunk(Chunk { id, tokens }, request.computed());
             place += 1;
         }
     }
