@@ -79,6 +79,12 @@ impl Clients {
         }
     }
 
+    /// Requests that the API server holds.
+    #[cfg(debug_assertions)]
+    pub(super) fn in_server(&self) -> u32 {
+        self.server.queue.len() as u32
+    }
+
     /// Whether the engine may still see a request that it has not seen.
     pub(super) fn has_more(&self) -> bool {
         !self.server.queue.is_empty() || self.next_arrival < Time::MAX

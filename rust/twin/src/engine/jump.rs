@@ -104,6 +104,8 @@ impl Engine<'_> {
         let merged_ppm = self.scenario.front_end.merged_ppm[shape.scheduled as usize];
         self.merged_ppm += steps * u64::from(merged_ppm);
         self.scheduler.advance(steps as u32, &mut self.completed);
+        #[cfg(debug_assertions)]
+        self.assert_laws();
         self.tally.steps(
             self.now,
             &StepCounts {

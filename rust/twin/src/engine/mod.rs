@@ -216,6 +216,8 @@ impl<'a> Engine<'a> {
         let decodes = u64::from(self.decision.decodes);
         self.tally.gaps(self.now, took, decodes);
         self.scheduler.complete(&self.decision, &mut self.completed);
+        #[cfg(debug_assertions)]
+        self.assert_laws();
         for &id in &self.completed.sampled {
             let journey = &mut self.journeys[id];
             if journey.first_token == Time::MAX {
@@ -231,6 +233,16 @@ impl<'a> Engine<'a> {
             journey.latest_token = self.now;
         }
         self.finish();
+    }
+
+    /// Every request in flight is in exactly one place, and the scheduler's own laws hold.
+    #[cfg(debug_assertions)]
+    fn assert_laws(&self) {
+        self.scheduler.assert_laws();
+        let finished = self.completed.finished.len() as u32;
+        let in_engine = self.scheduler.running() + self.scheduler.waiting() + finished;
+        let in_flight = in_engine + self.clients.in_server();
+        assert_eq!(in_flight, self.clients.in_flight, "requests are conserved");
     }
 
     /// Those who have all their tokens leave.

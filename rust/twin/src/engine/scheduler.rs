@@ -33,6 +33,8 @@
 
 mod capped;
 mod decision;
+#[cfg(debug_assertions)]
+mod laws;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +65,8 @@ pub(crate) struct Scheduler {
     slots: AdapterSet,
     /// With capped chunks: adapters of the requests scheduled, which may be fewer.
     capped_batch: Option<capped::Batch>,
+    #[cfg(debug_assertions)]
+    is_base: Vec<bool>,
     /// Number of the step to be decided.
     step: u32,
     /// The running request part-way through its prompt: the last one, if any.
@@ -102,6 +106,8 @@ impl Scheduler {
             slots: AdapterSet::new(is_base),
             capped_batch: (settings.long_prefill_token_threshold > 0)
                 .then(|| capped::Batch::new(is_base)),
+            #[cfg(debug_assertions)]
+            is_base: is_base.to_vec(),
             step: 0,
             partial: None,
             context_tokens: 0,
