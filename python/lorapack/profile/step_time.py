@@ -2,8 +2,8 @@
 
 The form (milliseconds; ``M`` tokens in the step, padded to the CUDA-graph sizes)::
 
-    fixed + eager [M > largest graph] + request x requests + gemm(M) + context_token x context
-      + L(M) + skipped x skipped + waiting x waiting + arrival x arrivals
+    (fixed + eager [M > largest graph] + request x requests + gemm(M) + context_token x context
+      + L(M) + skipped x skipped + waiting x waiting) x (1 + arrival x offered requests a ms)
 
     gemm(M) = (weights^2 + (token M)^2)^(1/2)          weights read once, or compute: the longer
     L(M)    = lora_fixed + lora_block x blocks(M) x (max_loras + 1) + lora_token M
@@ -64,7 +64,8 @@ class StepTables:
         attention_pair_ps: One (query, key) pair of a prefill chunk's attention.
         skipped_ps: One waiting request passed over because its adapter had no slot.
         waiting_ps: One request left waiting.
-        arrival_ps: One request that reached the engine since the step before.
+        arrival_ps: One request that reached the engine since the step before: nothing, as the CPU
+            time of the offered requests stretches every price.
     """
 
     base: NDArray[np.uint64]
@@ -103,7 +104,8 @@ class StepTime:
         adapter_lookup_ns: Further, for each adapter that the CPU cache holds.
         skipped_ms: One waiting request passed over for lack of a slot.
         waiting_ms: One request left waiting.
-        arrival_ms: One request that reached the engine since the last step (it shares the CPU).
+        arrival_ms: CPU time that a request offered takes from the engine (clients and API server
+            share its host), admitted or not: steps are longer by that share.
         cuda_graph_max_tokens: The largest CUDA graph captured; 0: every step is eager.
         model: The served model's shape, from the profile's ``[model]``.
     """
@@ -132,7 +134,12 @@ class StepTime:
 
     @functools.lru_cache(maxsize=256)  # noqa: B019 - frozen and hashed by value, bounded
     def tables(
-        self, max_loras: int, max_lora_rank: int, max_num_batched_tokens: int, cpu_loras: int = 0
+        self,
+        max_loras: int,
+        max_lora_rank: int,
+        max_num_batched_tokens: int,
+        cpu_loras: int = 0,
+        offered_rps: float = 0.0,
     ) -> StepTables:
         """Prices by batch shape for one engine setting.
 
@@ -141,6 +148,7 @@ class StepTime:
             max_lora_rank: Rank for which the slots are made; not read when LoRA is off.
             max_num_batched_tokens: Largest number of tokens in a step.
             cpu_loras: Adapters that the CPU cache holds.
+            offered_rps: Requests offered, a second.
 
         Returns:
             Tables with ``max_num_batched_tokens + 1`` entries; a step of no tokens costs
@@ -149,19 +157,25 @@ class StepTime:
         tokens = np.arange(max_num_batched_tokens + 1)
         base_ms = self.base_ms(tokens, max_loras, max_lora_rank)
         adapter_ms = self.distinct_adapter_ms(tokens, max_loras, max_lora_rank, cpu_loras)
-        base, distinct_adapter = _picoseconds(base_ms), _picoseconds(adapter_ms)
+        stretch = self.stretch(offered_rps)
+        base = _picoseconds(base_ms * stretch)
+        distinct_adapter = _picoseconds(adapter_ms * stretch)
         base.flags.writeable = distinct_adapter.flags.writeable = False
         return StepTables(
             base=base,
             distinct_adapter=distinct_adapter,
-            request_ps=_whole_picoseconds(self.scheduled_request_ms(max_loras)),
-            context_token_ps=_whole_picoseconds(self.context_token_ms),
-            mixed_context_token_ps=_whole_picoseconds(self.mixed_context_token_ms),
-            attention_pair_ps=_whole_picoseconds(self.attention_pair_ms),
-            skipped_ps=_whole_picoseconds(self.skipped_ms),
-            waiting_ps=_whole_picoseconds(self.waiting_ms),
-            arrival_ps=_whole_picoseconds(self.arrival_ms),
+            request_ps=_whole_picoseconds(self.scheduled_request_ms(max_loras) * stretch),
+            context_token_ps=_whole_picoseconds(self.context_token_ms * stretch),
+            mixed_context_token_ps=_whole_picoseconds(self.mixed_context_token_ms * stretch),
+            attention_pair_ps=_whole_picoseconds(self.attention_pair_ms * stretch),
+            skipped_ps=_whole_picoseconds(self.skipped_ms * stretch),
+            waiting_ps=_whole_picoseconds(self.waiting_ms * stretch),
+            arrival_ps=0,
         )
+
+    def stretch(self, offered_rps: float) -> float:
+        """Factor on every step where so many requests a second are offered."""
+        return 1 + self.arrival_ms * 1e-3 * offered_rps
 
     @property
     def attention_pair_ms(self) -> float:

@@ -60,6 +60,7 @@ def native_scenario(scenario: Scenario) -> _native.Scenario:
             engine.max_lora_rank,
             engine.max_num_batched_tokens,
             cpu_loras=min(engine.max_cpu_loras, sum(a.rank > 0 for a in scenario.fleet)),
+            offered_rps=_offered_rps(scenario),
         ),
         front_end=native_front_end(profile.front_end, engine.max_num_seqs),
         duration_ps=None if scenario.duration_s is None else _picoseconds(scenario.duration_s),
@@ -94,9 +95,12 @@ def native_step_time(
     max_lora_rank: int,
     max_num_batched_tokens: int,
     cpu_loras: int,
+    offered_rps: float,
 ) -> _native.StepTime:
     """The prices of a step as the twin takes them; the same object for the same arguments."""
-    tables = step_time.tables(max_loras, max_lora_rank, max_num_batched_tokens, cpu_loras)
+    tables = step_time.tables(
+        max_loras, max_lora_rank, max_num_batched_tokens, cpu_loras, offered_rps
+    )
     return _native.StepTime(
         base_ps=tables.base,
         distinct_adapter_ps=tables.distinct_adapter,
@@ -191,6 +195,19 @@ def _arrivals(scenario: Scenario, adapter: Adapter) -> _native.Arrivals:
     if adapter.rate_rps == 0.0 or trace_alone:
         return _native.Arrivals.none()
     return (scenario.arrivals or OwnGaps()).native(adapter)
+
+
+def _offered_rps(scenario: Scenario) -> float:
+    """Requests offered, a second: the fleet's rates, and the trace's rows over its span."""
+    trace = scenario.trace
+    generated = 0.0
+    if scenario.arrivals is not None or trace is None:
+        generated = sum(adapter.rate_rps for adapter in scenario.fleet)
+    if trace is None or trace.frame.height < 2:
+        return generated
+    first, last = trace.frame["arrival_s"][0], trace.frame["arrival_s"][-1]
+    span_s = scenario.duration_s or float(last - first)
+    return generated + (trace.frame.height / span_s if span_s > 0 else 0.0)
 
 
 def _trace(trace: Trace, fleet: Fleet) -> _native.Trace:

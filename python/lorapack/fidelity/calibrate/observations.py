@@ -35,7 +35,7 @@ class Observations:
         attention_pairs: Mean (query, key) pairs of prefill chunks.
         skipped: Mean waiting requests passed over.
         waiting: Mean requests left waiting.
-        arrivals: Mean requests that reached the engine.
+        offered_rps: Requests offered, a second: the CPU that they take stretches the step.
         load_ms: Mean time spent bringing adapters in, milliseconds.
         measured_ms: Time of a step, milliseconds.
         gain: By how much the logarithm of what was measured moves with that of the step time
@@ -55,7 +55,7 @@ class Observations:
     attention_pairs: Floats
     skipped: Floats
     waiting: Floats
-    arrivals: Floats
+    offered_rps: Floats
     load_ms: Floats
     measured_ms: Floats
     gain: Floats
@@ -73,13 +73,11 @@ class Observations:
     def predicted_ms(self, step_time: StepTime) -> Floats:
         """Mean step time of each row under the given constants, loads included, milliseconds."""
         time = (
-            self.load_ms
-            + step_time.context_token_ms * self.context_tokens
+            step_time.context_token_ms * self.context_tokens
             + step_time.mixed_context_token_ms * self.mixed_context_tokens
             + step_time.attention_pair_ms * self.attention_pairs
             + step_time.skipped_ms * self.skipped
             + step_time.waiting_ms * self.waiting
-            + step_time.arrival_ms * self.arrivals
         )
         count = np.arange(self.tokens.shape[1])
         lookup = step_time.adapter_lookup_ns * 1e-6 * self.cpu_loras
@@ -92,7 +90,8 @@ class Observations:
             time[here] += step_time.scheduled_request_ms(int(slots)) * self.requests[here]
             if slots > 0:
                 time[here] += lookup[here] * np.asarray(adapters.sum(axis=1)).ravel()
-        return time
+        stretch = 1 + step_time.arrival_ms * 1e-3 * self.offered_rps
+        return np.asarray(time * stretch + self.load_ms)
 
 
 def concatenated(parts: list[Observations]) -> Observations:
@@ -161,7 +160,7 @@ def single_steps(
         attention_pairs=none if attention_pairs is None else attention_pairs,
         skipped=none if skipped is None else skipped,
         waiting=none if waiting is None else waiting,
-        arrivals=none,
+        offered_rps=none,
         load_ms=none if load_ms is None else load_ms,
         measured_ms=measured_ms,
         gain=np.ones(n),

@@ -20,7 +20,7 @@ import polars as pl
 import scipy.sparse as sparse
 
 from lorapack.fidelity.calibrate.observations import Floats, Observations
-from lorapack.fidelity.replay import LESS_KV, scenario_of
+from lorapack.fidelity.replay import LESS_KV, fleet_of, scenario_of
 from lorapack.profile.profile import Profile
 from lorapack.profile.step_time import StepTime
 from lorapack.twin.result import Result
@@ -60,7 +60,6 @@ class MeanShape:
     attention_pairs: float
     skipped: float
     waiting: float
-    arrivals: float
     load_ms: float
     step_ms: float
 
@@ -143,7 +142,7 @@ def _replayed(measured: dict[str, Any], profile: Profile, seed: int) -> Replayed
     steps = result.steps
     assert steps is not None, "replayed with records"
     steps = steps.filter(pl.col("scheduled") > 0)
-    shape = _StepShapes(steps, result, profile)
+    shape = _StepShapes(steps, profile)
     return Replayed(
         run=measured,
         totals=Totals.of(result),
@@ -181,13 +180,14 @@ def observations_of(
                     int(one.run["max_loras"]),
                     int(one.run["max_lora_rank"]),
                     float(one.run["n_adapters"]),
+                    fleet_of(one.run, 0).rate_rps,
                     shape.step_ms * (measured / simulated) ** (1 / gain),
                     gain,
                     (TOTAL_NOISE / noise) ** 2,
                     which,
                 )
             )
-    slots, ranks, adapters, times, gains, weights, sources = zip(*columns, strict=True)
+    slots, ranks, adapters, offered, times, gains, weights, sources = zip(*columns, strict=True)
     scalars = {
         name: np.array([getattr(shape, name) for shape in shapes])
         for name in (field.name for field in fields(MeanShape))
@@ -199,6 +199,7 @@ def observations_of(
         max_loras=np.array(slots, dtype=np.int64),
         max_lora_rank=np.array(ranks, dtype=np.int64),
         cpu_loras=np.array(adapters),
+        offered_rps=np.array(offered),
         measured_ms=np.array(times),
         gain=np.array(gains),
         weight=np.array(weights) / np.sum(weights),
@@ -240,10 +241,9 @@ def _totals(one: Replayed, other: Totals) -> Iterator[tuple[str, MeanShape, floa
 class _StepShapes:
     """The columns of a replay's steps that a mean shape is made of."""
 
-    def __init__(self, steps: pl.DataFrame, result: Result, profile: Profile) -> None:
+    def __init__(self, steps: pl.DataFrame, profile: Profile) -> None:
         self.steps = steps
         self.scheduled = steps["scheduled"].to_numpy().astype(np.float64)
-        self.arrivals_per_s = (result.offered - result.dropped) / result.simulated_s
         prompts = profile.lengths.pairs()[0].astype(np.float64)
         self.pairs_per_token = float((prompts**2).mean() / prompts.mean() / 2)
 
@@ -263,7 +263,6 @@ class _StepShapes:
             attention_pairs=float(share @ prefill) * self.pairs_per_token,
             skipped=self._of(share, "skipped"),
             waiting=self._of(share, "waiting"),
-            arrivals=self.arrivals_per_s * step_s,
             load_ms=self._of(share, "load_s") * 1e3,
             step_ms=step_s * 1e3,
         )

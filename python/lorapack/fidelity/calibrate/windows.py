@@ -155,7 +155,7 @@ def observations_of(
         attention_pairs=per_step * float((prompts**2).mean() / prompts.mean() / 2),
         skipped=none,
         waiting=windows["waiting"].to_numpy().astype(np.float64),
-        arrivals=per_step / prompts.mean(),
+        offered_rps=np.full(n, per_step.sum() / prompts.mean() / max(1e-9, windows["step_ms"].sum() * 1e-3)),
         load_ms=none,
         measured_ms=windows["step_ms"].to_numpy().astype(np.float64),
         gain=np.ones(n),
