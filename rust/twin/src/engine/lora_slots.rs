@@ -69,24 +69,46 @@ impl Caches {
     }
 
     /// Brings one adapter into both caches and marks it recent.
-    #[inline]
     pub(crate) fn activate(&mut self, adapter: u32, stamp: u64, event: impl FnMut(Event)) {
-        if self.has_slot(adapter) {
-            // Then it is in CPU memory too.
-            self.touch(adapter, stamp);
-        } else {
-            self.load(adapter, stamp, event);
+        if !self.has_slot(adapter) {
+            let in_cpu_memory = |caches: &Caches| {
+                let age = |&adapter: &u32| caches.stamp(adapter);
+                caches.cpu.iter().copied().min_by_key(age)
+            };
+            let in_slots = |caches: &Caches| {
+                let age = |&adapter: &u32| caches.stamp(adapter);
+                caches.slots.iter().copied().min_by_key(age)
+            };
+            self.load(adapter, in_cpu_memory, in_slots, event);
+        }
+        self.touch(adapter, stamp);
+    }
+
+    /// When an adapter was last walked, as far as that has been noted.
+    #[inline]
+    fn stamp(&self, adapter: u32) -> u64 {
+        match self.slot_of[adapter as usize] {
+            NONE => self.stamps[adapter as usize],
+            slot => self.slot_stamps[slot as usize],
         }
     }
 
-    fn load(&mut self, adapter: u32, stamp: u64, mut event: impl FnMut(Event)) {
+    /// Brings in an adapter that has no slot; the two functions say who is oldest in CPU memory and
+    /// among the slots, should one have to go.
+    fn load(
+        &mut self,
+        adapter: u32,
+        oldest_in_cpu_memory: impl FnOnce(&Caches) -> Option<u32>,
+        oldest_in_slots: impl FnOnce(&Caches) -> Option<u32>,
+        mut event: impl FnMut(Event),
+    ) {
         if self.cpu_place[adapter as usize] == NONE {
             event(Event::LoadDisk(adapter));
             if self.cpu.len() == self.max_cpu_loras {
-                let oldest = self.oldest_in_cpu_memory();
+                let oldest = oldest_in_cpu_memory(self).expect("a CPU cache holds at least one");
                 self.drop_from_cpu_memory(oldest);
                 if self.has_slot(oldest) {
-                    self.free_slot(self.slot_of[oldest as usize] as usize);
+                    self.free_slot(oldest);
                     event(Event::EvictGpu(oldest));
                 }
             }
@@ -94,49 +116,23 @@ impl Caches {
             self.cpu.push(adapter);
         }
         if self.slots.len() == self.max_loras {
-            let oldest = self.oldest_slot();
-            event(Event::EvictGpu(self.slots[oldest]));
+            let oldest = oldest_in_slots(self).expect("there is at least one slot");
             self.free_slot(oldest);
+            event(Event::EvictGpu(oldest));
         }
         self.slot_of[adapter as usize] = self.slots.len() as u32;
         self.slots.push(adapter);
-        self.slot_stamps.push(stamp);
+        self.slot_stamps.push(self.stamps[adapter as usize]);
         event(Event::LoadGpu(adapter));
     }
 
-    /// Index of the slot walked longest ago.
-    fn oldest_slot(&self) -> usize {
-        let mut oldest = 0;
-        let mut least = u64::MAX;
-        for (slot, &stamp) in self.slot_stamps.iter().enumerate() {
-            if stamp < least {
-                least = stamp;
-                oldest = slot;
-            }
-        }
-        oldest
-    }
-
-    fn free_slot(&mut self, slot: usize) {
-        let adapter = self.slots.swap_remove(slot);
+    fn free_slot(&mut self, adapter: u32) {
+        let slot = std::mem::replace(&mut self.slot_of[adapter as usize], NONE) as usize;
+        self.slots.swap_remove(slot);
         self.stamps[adapter as usize] = self.slot_stamps.swap_remove(slot);
-        self.slot_of[adapter as usize] = NONE;
         if let Some(&moved) = self.slots.get(slot) {
             self.slot_of[moved as usize] = slot as u32;
         }
-    }
-
-    fn oldest_in_cpu_memory(&self) -> u32 {
-        let stamp = |adapter: u32| match self.slot_of[adapter as usize] {
-            NONE => self.stamps[adapter as usize],
-            slot => self.slot_stamps[slot as usize],
-        };
-        let oldest = self
-            .cpu
-            .iter()
-            .copied()
-            .min_by_key(|&adapter| stamp(adapter));
-        oldest.expect("a CPU cache holds at least one")
     }
 
     fn drop_from_cpu_memory(&mut self, adapter: u32) {
@@ -175,6 +171,8 @@ pub(crate) struct LoraSlots {
     since: Vec<u64>,
     /// Copy and read time by adapter.
     cost: Vec<(Time, Time)>,
+    /// During a walk: adapters in slots whose stamps are written down.
+    stored: Vec<u32>,
 }
 
 /// Stamps are walk number times this plus place in the walk.
@@ -200,6 +198,7 @@ impl LoraSlots {
             cost: (scenario.adapters.iter())
                 .map(|adapter| (adapter.gpu_load, adapter.disk_load))
                 .collect(),
+            stored: Vec::new(),
         };
         if scenario.warm {
             for (index, adapter) in scenario.adapters.iter().enumerate() {
@@ -249,48 +248,113 @@ impl LoraSlots {
     }
 
     /// The walk itself, from the first place whose adapter has no slot until none is without: before
-    /// it and behind it nothing happens but stamps, and those can wait.
-    fn load(&mut self, missing: u32, first: u32) -> Loads {
-        for (slot, &adapter) in self.caches.slots.iter().enumerate() {
-            // Whoever was in the batch before has the stamp of the last walk, or of this one.
-            let since = self.since[adapter as usize];
-            if since <= self.walk {
-                let place = self.place[adapter as usize];
-                if place < first || since < self.walk {
-                    let walk = self.walk - u64::from(place > first);
-                    self.caches.slot_stamps[slot] = walk * PLACES + u64::from(place);
-                }
-            }
-        }
-        let (mut loads, mut missing) = (Loads::default(), missing);
-        let mut word = first as usize / 64;
-        let mut bits = self.batch[word] & (u64::MAX << (first % 64));
+    /// it and behind it nothing happens but stamps, and those are not written while an adapter stays
+    /// in the batch: they are its place and the number of this walk or, if it is not reached yet, of
+    /// the one before.
+    fn load(&mut self, mut missing: u32, first: u32) -> Loads {
+        let mut loads = Loads::default();
+        let mut places = Places::from(&self.batch, first);
+        let (walk, since, place_of) = (self.walk, &self.since, &self.place);
+        let is_stored = |adapter: u32, reached: u32| match since[adapter as usize] {
+            NOT_IN_BATCH => true,
+            began => began == walk && place_of[adapter as usize] > reached,
+        };
+        let stored = self.caches.slots.iter().copied();
+        self.stored.clear();
+        self.stored
+            .extend(stored.filter(|&adapter| is_stored(adapter, first)));
+        // Of those that stay in the batch, the oldest is the first that is not reached.
+        let mut staying = places.clone();
         while missing > 0 {
-            while bits == 0 {
-                word += 1;
-                bits = self.batch[word];
+            let Some(place) = places.next() else {
+                unreachable!("whoever has no slot is met in the walk");
+            };
+            let adapter = self.order[place as usize];
+            if self.caches.has_slot(adapter) {
+                continue;
             }
-            let place = word * 64 + bits.trailing_zeros() as usize;
-            bits &= bits - 1;
-            let stamp = self.walk * PLACES + place as u64;
-            self.caches
-                .activate(self.order[place], stamp, |event| match event {
-                    Event::LoadDisk(adapter) => {
-                        loads.disk += 1;
-                        loads.time += self.cost[adapter as usize].1;
-                    }
-                    Event::LoadGpu(adapter) => {
-                        loads.gpu += 1;
-                        loads.time += self.cost[adapter as usize].0;
-                        missing -= 1;
-                    }
-                    // One that this batch needs is met later in the walk.
-                    Event::EvictGpu(adapter) => {
-                        missing += u32::from(self.since[adapter as usize] != NOT_IN_BATCH);
-                    }
-                });
+            let age = |caches: &Caches, adapter: u32| {
+                let own = place_of[adapter as usize];
+                if is_stored(adapter, place) {
+                    caches.stamp(adapter)
+                } else {
+                    (walk - u64::from(own > place)) * PLACES + u64::from(own)
+                }
+            };
+            let in_cpu_memory = |caches: &Caches| {
+                let held = caches.cpu.iter().copied();
+                held.min_by_key(|&adapter| age(caches, adapter))
+            };
+            let in_slots = |caches: &Caches| {
+                let stays = |own: u32| {
+                    let adapter = self.order[own as usize];
+                    own > place && since[adapter as usize] < walk && caches.has_slot(adapter)
+                };
+                while staying.first().is_some_and(|own| !stays(own)) {
+                    staying.next();
+                }
+                let stored = (self.stored.iter().copied())
+                    .filter(|&adapter| is_stored(adapter, place) && caches.has_slot(adapter));
+                let first_staying = staying.first().map(|own| self.order[own as usize]);
+                stored
+                    .chain(first_staying)
+                    .min_by_key(|&adapter| age(caches, adapter))
+            };
+            let cost = &self.cost;
+            let count = |event| match event {
+                Event::LoadDisk(adapter) => {
+                    loads.disk += 1;
+                    loads.time += cost[adapter as usize].1;
+                }
+                Event::LoadGpu(adapter) => {
+                    loads.gpu += 1;
+                    loads.time += cost[adapter as usize].0;
+                    missing -= 1;
+                }
+                // One that this batch needs is met later in the walk.
+                Event::EvictGpu(adapter) => {
+                    missing += u32::from(since[adapter as usize] != NOT_IN_BATCH);
+                }
+            };
+            self.caches.load(adapter, in_cpu_memory, in_slots, count);
         }
         loads
+    }
+}
+
+/// Set bits from a place on, ascending.
+#[derive(Clone, Debug)]
+struct Places<'a> {
+    words: &'a [u64],
+    word: usize,
+    bits: u64,
+}
+
+impl<'a> Places<'a> {
+    fn from(words: &'a [u64], first: u32) -> Self {
+        let word = first as usize / 64;
+        Places {
+            words,
+            word,
+            bits: words[word] & (u64::MAX << (first % 64)),
+        }
+    }
+
+    /// The next place, left in place.
+    #[inline]
+    fn first(&mut self) -> Option<u32> {
+        while self.bits == 0 {
+            self.bits = *self.words.get(self.word + 1)?;
+            self.word += 1;
+        }
+        Some(self.word as u32 * 64 + self.bits.trailing_zeros())
+    }
+
+    #[inline]
+    fn next(&mut self) -> Option<u32> {
+        let first = self.first();
+        self.bits &= self.bits.wrapping_sub(1);
+        first
     }
 }
 
