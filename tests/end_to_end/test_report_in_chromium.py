@@ -95,14 +95,17 @@ def test_light_and_dark_narrow_and_wide_are_pictures_of_their_own(chromium, page
 
 
 def test_nothing_is_wider_than_a_phone(chromium, page, tmp_path):
+    """In a frame: a headless window is never narrower than 500 pixels."""
     probe = tmp_path / "probe.html"
-    script = (
+    probe.write_text(
+        f"<iframe id=frame width=360 height=800 style='border:0' src='{page.as_uri()}'></iframe>"
         "<script>addEventListener('load', () => setTimeout(() => {"
-        "document.documentElement.dataset.width = document.documentElement.scrollWidth"
-        "}, 3000));</script></body>"
+        "const root = document.getElementById('frame').contentDocument.documentElement;"
+        "Object.assign(document.documentElement.dataset,"
+        "{width: root.scrollWidth, drawn: root.dataset.drawn});"
+        "}, 3000));</script>"
     )
-    text = page.read_text()
-    assert text.rstrip().endswith("</body>\n</html>")
-    probe.write_text(text.rstrip().removesuffix("</body>\n</html>") + script)
-    dom, _ = browse(chromium, probe, "--dump-dom", "--window-size=400,1600")
-    assert int(re.search(r'data-width="(\d+)"', dom)[1]) <= 400
+    dom, _ = browse(chromium, probe, "--dump-dom", "--allow-file-access-from-files")
+    found = re.search(r'<html data-width="(\d+)" data-drawn="(\d+)"', dom)
+    assert int(found[1]) == 360
+    assert int(found[2]) >= 3

@@ -572,7 +572,9 @@ def _theme() -> dict[str, Any]:
 
 def _label(row: Mapping[str, Any]) -> str:
     """GPUs, money and energy of one method, as far as they are known."""
-    parts = [f"{row.get('n_gpus')} GPUs"]
+    if row.get("n_gpus") is None:
+        return "no plan"
+    parts = [f"{row['n_gpus']} GPUs"]
     if row.get("cost_per_hour") is not None:
         parts.append(f"{row['cost_per_hour']:,.2f} USD/h")
     if row.get("kwh_per_hour") is not None:
