@@ -37,23 +37,24 @@ class PrefixFill:
     verdict: Verdict | None = None
     broke: int = 0
 
-    def longest(self, guess: int) -> Verdict | None:
+    def longest(self, guess: int, *, all_rules: bool = True) -> Verdict | None:
         """The verdict on the longest prefix that holds; None if not even the least one does.
 
         Args:
             guess: Where to look first.
+            all_rules: Try the slot rules that are out of favour, too, where the others break.
         """
         self.broke = len(self.items) + 1
         self.held = self.least - 1
         self._gallop(max(self.least, min(guess, len(self.items))), FAVOURED_RULES)
-        while self.broke <= len(self.items) and self._attempt(self.broke, None):
+        while all_rules and self.broke <= len(self.items) and self._attempt(self.broke, None):
             self.broke = len(self.items) + 1  # other slots hold more: go on from there
             self._gallop(min(self.held + 1, len(self.items)), FAVOURED_RULES)
         return self.verdict
 
     def _gallop(self, guess: int, n_rules: int) -> None:
         """Brackets the longest prefix by growing steps away from the guess, then bisects."""
-        step = max(1, guess // 25)
+        step = max(1, guess // 50)
         count = guess
         while self.held < count < self.broke:
             if self._attempt(count, n_rules):

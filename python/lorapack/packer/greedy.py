@@ -1,28 +1,25 @@
-"""`greedy`, the default: each GPU filled to its limit, then the load spread evenly.
+"""`greedy`, the default: each GPU filled to its limit, then the slack shared out.
 
 Items are taken by rank, then rate, both descending, so that GPUs are near to rank classes of their
-own (rank sets the price of every slot) and the order of sizes is the one bin packing likes. A GPU
-takes the longest start of the list that holds with some number of slots, found by galloping and
-bisection from a guess: sizes are nearly additive, so the work that filled the last GPU fills this
-one. Every trial is made at rates a few per cent higher, or a third of GPUs filled to their limit
-fail on another seed. When the count is known, the slack of the last GPU is shared out.
+own (rank sets the price of every slot) and the order of sizes is the one bin packing likes; what
+does not fit is passed over for smaller ones. Physics says what a GPU takes (`guide`), the evaluator
+how many of those really hold, and the load at which it says no is where the next GPU is begun.
+Every trial is made at rates a few per cent higher, or a third of GPUs filled to their limit fail on
+another seed. When the count is known, all GPUs are filled again to the least share of their limits
+with which so many suffice.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lorapack.errors import Infeasible
-from lorapack.packer.bound import request_prices_s
-from lorapack.packer.evaluate import SlotRule, SlotSearch, max_lora_rank_for, slot_rules
+from lorapack.packer.evaluate import SlotSearch, max_lora_rank_for, slot_rules
 from lorapack.packer.fill import PrefixFill
+from lorapack.packer.guide import SHORT_OF_SLOTS, Guide, first_load
 from lorapack.packer.placement import GpuPlacement, Item, compatible, item_order
 from lorapack.packer.spread import settle, spread
-from lorapack.packer.top_up import top_up
 from lorapack.twin.trial import n_adapters
 
 if TYPE_CHECKING:
@@ -31,18 +28,28 @@ if TYPE_CHECKING:
     from lorapack.packer.evaluate import Evaluator
     from lorapack.packer.problem import GpuKind
     from lorapack.twin.service_level import ServiceLevel
+    from lorapack.twin.trial import Verdict
 
 SEED_MARGIN = 0.03
 """Trials while placing are made at rates this much higher."""
 
-FIRST_GUESS = 0.55
-"""Work at which the first GPU is looked at first: bounds are about this loose."""
+GAPS = 6
+"""Times a gap is looked at that a large item left."""
 
-COARSE = 0.02
-"""Where the item that broke a GPU is larger than this share of it, smaller ones fill the gap."""
+NEARLY = 0.97
+"""A GPU with this share of the limit has no gap worth looking at."""
+
+LEARNT = 0.9
+"""Where the limit is put between a load that held and one that did not."""
 
 FULL = 0.985
-"""Sharing out slack is not tried when GPUs are fuller than this on average."""
+"""Slack is not shared out where GPUs would still be fuller than this."""
+
+SHARINGS = 8
+"""Halvings to the least share of the limits with which the GPUs suffice."""
+
+MOST_LEVELLED = 64
+"""Plans of more GPUs are left as filled: one GPU's slack is nothing to so many."""
 
 
 class HoldsNowhere(Infeasible):
@@ -80,10 +87,9 @@ class Greedy:
     margin: float = SEED_MARGIN
     exempt: bool = False
     advance: Callable[[int], None] = lambda _: None
-    _work_held: dict[str, float] = field(default_factory=dict)
-    _rules: dict[str, list[SlotRule]] = field(default_factory=dict)
-    _works: dict[int, dict[tuple[str, float], float]] = field(default_factory=dict)
-    _rows: dict[int, int] = field(default_factory=dict)
+    _guides: dict[int, Guide] = field(default_factory=dict)
+    _limits: dict[int, float] = field(default_factory=dict)
+    _limit_of: dict[tuple[str, float], float] = field(default_factory=dict)
 
     def place(self, items: Sequence[Item], max_gpus: int | None = None) -> list[GpuPlacement]:
         """All items on as few GPUs as this method finds.
@@ -117,27 +123,44 @@ class Greedy:
         return gpus
 
     def level(self, gpus: list[GpuPlacement]) -> list[GpuPlacement] | None:
-        """The same items on as many GPUs, evenly filled; None if that does not hold.
+        """The same items on as many GPUs, each as far from its limit; None if one does not hold.
 
         Only where all GPUs are of one kind and nothing pins: others keep their filling.
         """
         plain = all(gpu.label is None and gpu.kind is gpus[0].kind for gpu in gpus)
         if len(gpus) < 2 or not plain:
-            return settle(gpus, lambda gpu: self._search(gpu.kind))
-        sized = sorted(
-            (
-                pair
-                for gpu, sizes in zip(gpus, self._sizes(gpus), strict=True)
-                for pair in zip(gpu.items, sizes, strict=True)
-            ),
-            key=lambda pair: item_order(pair[0]),
-        )
-        sizes = [size for _, size in sized]
-        if sum(sizes) / len(gpus) > FULL:
+            return settle(gpus, lambda gpu: self._search(gpu.kind, gpu.items))
+        if len(gpus) > MOST_LEVELLED:
             return None
-        items = [item for item, _ in sized]
         kind = gpus[0].kind
-        return spread(items, sizes, len(gpus), kind, self._search(kind), exempt=self.exempt)
+        items = sorted((item for gpu in gpus for item in gpu.items), key=item_order)
+        low, high = 0.5, 1.0
+        groups: list[list[Item]] | None = None
+        for _ in range(SHARINGS):
+            middle = (low + high) / 2
+            cut = self._cut(kind, items, middle, len(gpus))
+            low, high, groups = (low, middle, cut) if cut else (middle, high, groups)
+        if groups is None or high > FULL:
+            return None
+        even = [GpuPlacement(kind, tuple(group), 0, exempt=self.exempt) for group in groups]
+        return settle(even, lambda gpu: self._search(kind, gpu.items))
+
+    def _cut(
+        self, kind: GpuKind, items: list[Item], share: float, n_gpus: int
+    ) -> list[list[Item]] | None:
+        """The items on so many GPUs at that share of their limits, by prediction; None: too few."""
+        guide = self._guide(kind)
+        left = items
+        groups: list[list[Item]] = []
+        while left:
+            if len(groups) == n_gpus:
+                return None
+            first = left[0]
+            limit = share * self._limit_of.get((first.name, first.share), self._limit(kind))
+            taken = set(guide.take([], left, limit)) or {0}
+            groups.append([left[i] for i in sorted(taken)])
+            left = [item for i, item in enumerate(left) if i not in taken]
+        return groups
 
     def over(self, items: Sequence[Item], at_least: int = 1) -> list[GpuPlacement]:
         """All items spread evenly over the fewest GPUs that so hold; if none do, the best tried.
@@ -147,8 +170,8 @@ class Greedy:
         """
         ordered = sorted(items, key=item_order)
         kind = self.kinds[0]
-        sizes = self._work(kind, ordered)
-        search = self._search(kind)
+        sizes = [self._guide(kind).load([item]) + 1e-9 for item in ordered]
+        search = self._search(kind, ordered)
         for n_gpus in range(min(at_least, len(ordered)), len(ordered) + 1):
             gpus = spread(ordered, sizes, n_gpus, kind, search, exempt=self.exempt)
             if gpus is not None:
@@ -184,33 +207,72 @@ class Greedy:
     def _fill_kind(
         self, kind: GpuKind, label: str | None, fixed: Sequence[Item], free: Sequence[Item]
     ) -> GpuPlacement | None:
-        items = (*fixed, *free)
-        work = self._work(kind, items)
-        totals = list(accumulate(work))
-        aim = self._work_held.get(kind.profile.name, FIRST_GUESS)
-        guess = max(int(np.searchsorted(totals, aim)), len(fixed), 1)
-        search = self._search(kind)
-        fill = PrefixFill(tuple(i.load for i in items), search, least=max(1, len(fixed)))
-        verdict = fill.longest(guess)
+        held, verdict = self._start(kind, fixed, free)
         if verdict is None:
             return None
-        chosen, rest = list(items[: fill.held]), list(items[fill.held :])
-        if rest:
-            self._work_held[kind.profile.name] = totals[fill.held - 1]
-            if work[fill.held] > COARSE * totals[fill.held - 1]:
-                verdict = top_up(chosen, rest[1:], search, verdict)
-        return GpuPlacement(
-            kind,
-            tuple(sorted(chosen, key=item_order)),
-            verdict.trial.max_loras,
-            exempt=self.exempt,
-            label=label,
+        held, verdict = self._fill_gaps(kind, held, free, verdict)
+        limit = self._limit(kind)
+        self._limit_of.update({(item.name, item.share): limit for item in held})
+        items = tuple(sorted(held, key=item_order))
+        return GpuPlacement(kind, items, verdict.trial.max_loras, exempt=self.exempt, label=label)
+
+    def _start(
+        self, kind: GpuKind, fixed: Sequence[Item], free: Sequence[Item]
+    ) -> tuple[list[Item], Verdict | None]:
+        """What prediction would put on the GPU, and beyond, as far as it holds."""
+        taken = set(self._guide(kind).take(fixed, free, self._limit(kind)))
+        chosen = [*fixed, *(free[i] for i in sorted(taken))]
+        passed = [item for i, item in enumerate(free) if i not in taken]
+        items = [*chosen, *compatible(chosen, passed)]
+        fill = PrefixFill(
+            tuple(item.load for item in items),
+            self._search(kind, chosen or items[:1]),
+            least=max(1, len(fixed)),
         )
+        verdict = fill.longest(len(chosen))
+        held = items[: fill.held]
+        if verdict is not None and fill.held < len(items):
+            self._learn(kind, held, items[fill.held])
+        return held, verdict
+
+    def _fill_gaps(
+        self, kind: GpuKind, held: list[Item], free: Sequence[Item], verdict: Verdict
+    ) -> tuple[list[Item], Verdict]:
+        """Where the item that broke was a large one, smaller ones join what is held."""
+        guide = self._guide(kind)
+        for _ in range(GAPS):
+            limit = self._limit(kind)
+            if guide.load(held) > NEARLY * limit:
+                break
+            inside = {(item.name, item.share) for item in held}
+            rest = [item for item in free if (item.name, item.share) not in inside]
+            more = [rest[i] for i in guide.take(held, rest, limit)]
+            if not more:
+                break
+            items = [*held, *more]
+            fill = PrefixFill(
+                tuple(item.load for item in items), self._search(kind, items), least=len(held) + 1
+            )
+            found = fill.longest(len(items), all_rules=False)
+            if found is None:
+                self._learn(kind, held, more[0])
+                continue
+            if fill.held < len(items):
+                self._learn(kind, items[: fill.held], items[fill.held])
+            held, verdict = items[: fill.held], found
+        return held, verdict
+
+    def _learn(self, kind: GpuKind, held: Sequence[Item], broke: Item) -> None:
+        """The load between what held and what did not is where the next search begins."""
+        guide = self._guide(kind)
+        low, high = guide.load(held), guide.load([*held, broke])
+        if low < SHORT_OF_SLOTS:
+            self._limits[id(kind)] = low + LEARNT * (min(high, 2 * low) - low)
 
     def _value(self, gpu: GpuPlacement) -> float:
-        """Work held for its price, the measure by which kinds compete."""
-        work = sum(self._work(self.kinds[0], gpu.items))
-        return work / (gpu.kind.price_per_hour or 1.0)
+        """Load held for its price, by the first kind's measure: how kinds compete."""
+        load = self._guide(self.kinds[0]).load(gpu.items)
+        return load / (gpu.kind.price_per_hour or 1.0)
 
     def _kinds_left(self, gpus: Sequence[GpuPlacement]) -> list[GpuKind]:
         """The kinds of which one is left."""
@@ -220,33 +282,18 @@ class Greedy:
             if kind.count is None or sum(gpu.kind is kind for gpu in gpus) < kind.count
         ]
 
-    def _work(self, kind: GpuKind, items: Sequence[Item]) -> list[float]:
-        """Engine-seconds a second that each item asks for at least: the shape of its size."""
-        known = self._works.setdefault(id(kind), {})
-        unknown = [item for item in items if (item.name, item.share) not in known]
-        if unknown:
-            loads = [item.load for item in unknown]
-            rates = np.array([load.rate_rps for load in loads])
-            prices = request_prices_s(kind.profile, loads, self.evaluator, self.slo.min_served)
-            row = self._rows.setdefault(id(kind), int(np.argmax(prices @ rates)))
-            works = prices[row] * rates
-            for item, work in zip(unknown, works, strict=True):
-                known[item.name, item.share] = float(work)
-        return [known[item.name, item.share] for item in items]
+    def _guide(self, kind: GpuKind) -> Guide:
+        if id(kind) not in self._guides:
+            self._guides[id(kind)] = Guide(kind.profile, self.evaluator, slot_rules(self.slo))
+        return self._guides[id(kind)]
 
-    def _sizes(self, gpus: Sequence[GpuPlacement]) -> list[list[float]]:
-        """Sizes such that every filled GPU sums to one; the last is measured by the one before."""
-        sizes = []
-        held = 0.0
-        for index, gpu in enumerate(gpus):
-            work = self._work(gpu.kind, gpu.items)
-            if index < len(gpus) - 1:
-                held = sum(work)
-            sizes.append([size / held for size in work])
-        return sizes
+    def _limit(self, kind: GpuKind) -> float:
+        """The predicted load at which the last GPU of this kind was full."""
+        return self._limits.get(id(kind), first_load(self.slo))
 
-    def _search(self, kind: GpuKind) -> SlotSearch:
-        rules = self._rules.setdefault(kind.profile.name, list(slot_rules(self.slo)))
+    def _search(self, kind: GpuKind, items: Sequence[Item]) -> SlotSearch:
+        """A search over slots, in the order that prediction gives for these items."""
+        rules = self._guide(kind).order(items)
         return SlotSearch(self.evaluator, kind.profile, rules, 1.0 + self.margin)
 
 

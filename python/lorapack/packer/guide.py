@@ -1,0 +1,177 @@
+"""Where to look first: what physics says of a set of adapters, in microseconds.
+
+The steady state of :mod:`lorapack.twin.physics` gives the load of a GPU (offered over what it can
+complete) and the pressure on its slots. Neither decides anything: they say how many adapters to try
+first, with which slots, and which small ones may fill a gap; the evaluator has the last word, and
+the load at which it says no is where the next GPU's search begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lorapack.packer.evaluate import max_lora_rank_for
+from lorapack.packer.placement import apart
+from lorapack.twin.physics import FEATURE_INDEX, Physics, WorkSums, work_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lorapack._native import Work
+    from lorapack.packer.evaluate import Evaluator, SlotRule
+    from lorapack.packer.placement import Item
+    from lorapack.profile.profile import Profile
+    from lorapack.twin.service_level import ServiceLevel
+
+LOAD, PRESSURE = FEATURE_INDEX["load"], FEATURE_INDEX["slot_pressure"]
+
+MOST_PRESSURE = 1.0
+"""Slots wanted over slots there are, beyond which some adapter waits for its turn."""
+
+SLOT_GRID = 8
+"""Slots from one exact KV capacity to the next."""
+
+SHORT_OF_SLOTS = 10.0
+"""Loads from here on are not loads: too few slots."""
+
+PATIENCE = 48
+"""Items in a row that do not fit, after which a gap is left as it is."""
+
+
+def first_load(slo: ServiceLevel) -> float:
+    """The load at which the first GPU is looked at: at the cliff, or past it by what may starve."""
+    return 0.93 if slo.ttft_p99_ms is not None else 1.0 / slo.min_served
+
+
+@dataclass
+class Guide:
+    """Predictions for one profile.
+
+    Attributes:
+        profile: Of the GPUs.
+        evaluator: For what memory allows.
+        rules: Slot rules to choose among.
+    """
+
+    profile: Profile
+    evaluator: Evaluator
+    rules: Sequence[SlotRule]
+    _physics: dict[int, Physics] = field(default_factory=dict)
+    _works: dict[tuple[str, float, int], Work] = field(default_factory=dict)
+    _limits: dict[int, int] = field(default_factory=dict)
+    _tokens: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def rank(self, items: Sequence[Item]) -> int:
+        """The rank that slots for these items are made for."""
+        return max_lora_rank_for([item.load for item in items])
+
+    def best(self, sums: WorkSums, n: int, rank: int) -> tuple[float, SlotRule]:
+        """The least load over the rules whose slots suffice, and the rule.
+
+        Args:
+            sums: What the adapters ask for.
+            n: How many of them take a slot.
+            rank: The rank that slots are made for.
+        """
+        found = [(self._figure(sums, rule, n, rank), i) for i, rule in enumerate(self.rules)]
+        figure, index = min(found)
+        return figure, self.rules[index]
+
+    def order(self, items: Sequence[Item]) -> list[SlotRule]:
+        """The rules, the likeliest to hold first."""
+        rank = self.rank(items)
+        sums, n = self.sums(items, rank)
+        scored = [(self._figure(sums, rule, n, rank), i) for i, rule in enumerate(self.rules)]
+        return [self.rules[index] for _, index in sorted(scored)]
+
+    def load(self, items: Sequence[Item]) -> float:
+        """The least load of a set over the rules."""
+        if not items:
+            return 0.0
+        rank = self.rank(items)
+        sums, n = self.sums(items, rank)
+        return self.best(sums, n, rank)[0]
+
+    def take(self, fixed: Sequence[Item], items: Sequence[Item], limit: float) -> list[int]:
+        """Places in `items` of what one GPU takes besides `fixed`, up to a load.
+
+        Items are taken in order; one that does not fit, or may not join, is passed over, and after
+        so many in a row the rest is left.
+        """
+        rank = self.rank([*fixed, *items[:1]])
+        sums, n = self.sums(fixed, rank)
+        groups = {group for item in fixed for group in apart(item)}
+        rule = self.rules[0]
+        taken: list[int] = []
+        missed = 0
+        for place, item in enumerate(items):
+            own = apart(item)
+            if not groups.isdisjoint(own):
+                continue
+            work = self._work(item, rank)
+            sums.add(work)
+            more = n + (not item.load.is_base)
+            if self._figure(sums, rule, more, rank) > limit:
+                figure, rule = self.best(sums, more, rank)
+                if figure > limit:
+                    sums.remove(work)
+                    missed += 1
+                    if missed >= PATIENCE:
+                        break
+                    continue
+            n, missed = more, 0
+            groups.update(own)
+            taken.append(place)
+        return taken
+
+    def sums(self, items: Sequence[Item], rank: int) -> tuple[WorkSums, int]:
+        """What items ask for in all, and how many of them take a slot."""
+        sums = WorkSums()
+        for item in items:
+            sums.add(self._work(item, rank))
+        return sums, sum(not item.load.is_base for item in items)
+
+    def _figure(self, sums: WorkSums, rule: SlotRule, n: int, rank: int) -> float:
+        """The load; where slots do not suffice, by how much, past any limit on loads."""
+        slots = rule.slots(n, self._limit(rank)) if n else 0
+        row = self._physics_at(rank).features(
+            sums, max_loras=slots, kv_cache_tokens=self._kv_cache_tokens(slots, rank)
+        )[0]
+        # With a slot each nobody waits for one, however busy they are.
+        waits = slots < n and row[PRESSURE] > MOST_PRESSURE
+        return SHORT_OF_SLOTS * float(row[PRESSURE]) if waits else float(row[LOAD])
+
+    def _work(self, item: Item, rank: int) -> Work:
+        key = (item.name, item.share, rank)
+        if key not in self._works:
+            self._works[key] = work_of(item.load, self.profile, rank)
+        return self._works[key]
+
+    def _physics_at(self, rank: int) -> Physics:
+        if rank not in self._physics:
+            self._physics[rank] = Physics.of(self.profile, max_lora_rank=rank)
+        return self._physics[rank]
+
+    def _limit(self, rank: int) -> int:
+        if rank not in self._limits:
+            self._limits[rank] = self.evaluator.slot_limit(self.profile, rank)
+        return self._limits[rank]
+
+    def _kv_cache_tokens(self, slots: int, rank: int) -> int:
+        """KV capacity: exact at every so many slots, straight between."""
+        below = slots - slots % SLOT_GRID
+        low = self._exact_tokens(below or min(slots, 1), rank)
+        if slots == below or below + SLOT_GRID > self._limit(rank):
+            return low if slots == below else self._exact_tokens(slots, rank)
+        high = self._exact_tokens(below + SLOT_GRID, rank)
+        return low + (high - low) * (slots - below) // SLOT_GRID
+
+    def _exact_tokens(self, slots: int, rank: int) -> int:
+        key = (slots, rank)
+        if key not in self._tokens:
+            self._tokens[key] = max(
+                self.evaluator.kv_cache_tokens(self.profile, slots, rank),
+                2 * self.profile.engine.block_size,
+            )
+        return self._tokens[key]
