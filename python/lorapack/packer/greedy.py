@@ -11,6 +11,7 @@ with which so many suffice.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -36,11 +37,14 @@ SEED_MARGIN = 0.03
 GAPS = 6
 """Times a gap is looked at that a large item left."""
 
-NEARLY = 0.97
-"""A GPU with this share of the limit has no gap worth looking at."""
+NEARLY = 0.98
+"""A gap is looked into up to this share of the load that broke."""
 
 LEARNT = 0.9
-"""Where the limit is put between a load that held and one that did not."""
+"""Where the limit is put between a load that held and one below it that did not."""
+
+SMALL_STEP = 0.05
+"""A limit that proved too low is raised by no more than this at a time."""
 
 FULL = 0.985
 """Slack is not shared out where GPUs would still be fuller than this."""
@@ -207,10 +211,11 @@ class Greedy:
     def _fill_kind(
         self, kind: GpuKind, label: str | None, fixed: Sequence[Item], free: Sequence[Item]
     ) -> GpuPlacement | None:
-        held, verdict = self._start(kind, fixed, free)
+        held, verdict, broke_at = self._start(kind, fixed, free)
         if verdict is None:
             return None
-        held, verdict = self._fill_gaps(kind, held, free, verdict)
+        held, verdict, broke_at = self._fill_gaps(kind, held, free, verdict, broke_at)
+        self._learn(kind, self._guide(kind).load(held), broke_at)
         limit = self._limit(kind)
         self._limit_of.update({(item.name, item.share): limit for item in held})
         items = tuple(sorted(held, key=item_order))
@@ -218,8 +223,12 @@ class Greedy:
 
     def _start(
         self, kind: GpuKind, fixed: Sequence[Item], free: Sequence[Item]
-    ) -> tuple[list[Item], Verdict | None]:
-        """What prediction would put on the GPU, and beyond, as far as it holds."""
+    ) -> tuple[list[Item], Verdict | None, float]:
+        """What prediction would put on the GPU, and beyond, as far as it holds.
+
+        Returns:
+            The items, the verdict on them, and the predicted load with the next, which broke.
+        """
         taken = set(self._guide(kind).take(fixed, free, self._limit(kind)))
         chosen = [*fixed, *(free[i] for i in sorted(taken))]
         passed = [item for i, item in enumerate(free) if i not in taken]
@@ -230,19 +239,21 @@ class Greedy:
             least=max(1, len(fixed)),
         )
         verdict = fill.longest(len(chosen))
-        held = items[: fill.held]
-        if verdict is not None and fill.held < len(items):
-            self._learn(kind, held, items[fill.held])
-        return held, verdict
+        return items[: fill.held], verdict, self._load_with_next(kind, items, fill.held)
 
     def _fill_gaps(
-        self, kind: GpuKind, held: list[Item], free: Sequence[Item], verdict: Verdict
-    ) -> tuple[list[Item], Verdict]:
+        self,
+        kind: GpuKind,
+        held: list[Item],
+        free: Sequence[Item],
+        verdict: Verdict,
+        broke_at: float,
+    ) -> tuple[list[Item], Verdict, float]:
         """Where the item that broke was a large one, smaller ones join what is held."""
         guide = self._guide(kind)
         for _ in range(GAPS):
-            limit = self._limit(kind)
-            if guide.load(held) > NEARLY * limit:
+            limit = NEARLY * broke_at
+            if guide.load(held) > limit or broke_at >= SHORT_OF_SLOTS:
                 break
             inside = {(item.name, item.share) for item in held}
             rest = [item for item in free if (item.name, item.share) not in inside]
@@ -255,19 +266,24 @@ class Greedy:
             )
             found = fill.longest(len(items), all_rules=False)
             if found is None:
-                self._learn(kind, held, more[0])
+                broke_at = guide.load([*held, more[0]])
                 continue
-            if fill.held < len(items):
-                self._learn(kind, items[: fill.held], items[fill.held])
+            broke_at = min(broke_at, self._load_with_next(kind, items, fill.held))
             held, verdict = items[: fill.held], found
-        return held, verdict
+        return held, verdict, broke_at
 
-    def _learn(self, kind: GpuKind, held: Sequence[Item], broke: Item) -> None:
-        """The load between what held and what did not is where the next search begins."""
-        guide = self._guide(kind)
-        low, high = guide.load(held), guide.load([*held, broke])
-        if low < SHORT_OF_SLOTS:
-            self._limits[id(kind)] = low + LEARNT * (min(high, 2 * low) - low)
+    def _load_with_next(self, kind: GpuKind, items: Sequence[Item], n: int) -> float:
+        """The predicted load of the first `n` and one more; endless where there is no more."""
+        return self._guide(kind).load(items[: n + 1]) if n < len(items) else math.inf
+
+    def _learn(self, kind: GpuKind, held_at: float, broke_at: float) -> None:
+        """Moves the limit between the load that held and the one that broke, if it is outside."""
+        limit = self._limit(kind)
+        if held_at >= SHORT_OF_SLOTS or held_at < limit < broke_at:
+            return
+        room = broke_at - held_at
+        between = LEARNT * room if broke_at <= limit else min(room, SMALL_STEP) / 2
+        self._limits[id(kind)] = held_at + between
 
     def _value(self, gpu: GpuPlacement) -> float:
         """Load held for its price, by the first kind's measure: how kinds compete."""

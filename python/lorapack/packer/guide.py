@@ -35,7 +35,7 @@ SLOT_GRID = 8
 SHORT_OF_SLOTS = 10.0
 """Loads from here on are not loads: too few slots."""
 
-PATIENCE = 48
+PATIENCE = 12
 """Items in a row that do not fit, after which a gap is left as it is."""
 
 
@@ -96,31 +96,36 @@ class Guide:
     def take(self, fixed: Sequence[Item], items: Sequence[Item], limit: float) -> list[int]:
         """Places in `items` of what one GPU takes besides `fixed`, up to a load.
 
-        Items are taken in order; one that does not fit, or may not join, is passed over, and after
-        so many in a row the rest is left.
+        Items are taken in order; one that does not fit, or may not join, is passed over, as are
+        those of its rank too busy for the room there is; after so many in a row the rest is left.
         """
         rank = self.rank([*fixed, *items[:1]])
         sums, n = self.sums(fixed, rank)
         groups = {group for item in fixed for group in apart(item)}
-        rule = self.rules[0]
+        held, rule = self.best(sums, n, rank) if fixed else (0.0, self.rules[0])
         taken: list[int] = []
-        missed = 0
+        missed, too_large = 0, (-1, 0.0)
         for place, item in enumerate(items):
             own = apart(item)
+            if item.load.rank == too_large[0] and item.load.rate_rps > too_large[1]:
+                continue
             if not groups.isdisjoint(own):
                 continue
             work = self._work(item, rank)
             sums.add(work)
             more = n + (not item.load.is_base)
-            if self._figure(sums, rule, more, rank) > limit:
+            figure = self._figure(sums, rule, more, rank)
+            if figure > limit:
                 figure, rule = self.best(sums, more, rank)
-                if figure > limit:
-                    sums.remove(work)
-                    missed += 1
-                    if missed >= PATIENCE:
-                        break
-                    continue
-            n, missed = more, 0
+            if figure > limit:
+                sums.remove(work)
+                missed += 1
+                if missed >= PATIENCE:
+                    break
+                room = (limit - held) / (figure - held) if figure < SHORT_OF_SLOTS else 1.0
+                too_large = (item.load.rank, item.load.rate_rps * min(room, 1.0))
+                continue
+            n, missed, held = more, 0, figure
             groups.update(own)
             taken.append(place)
         return taken

@@ -42,8 +42,8 @@ JOIN_TRIES = 4
 Slots = Literal["own", "ours"]
 """Whose choice of slots a baseline runs with."""
 
-BURSTY_CV = 1.5
-"""Fleets with a client burstier than this are placed on the full hour: clumps come rarely."""
+BURSTY_CV = 1.3
+"""Fleets burstier than this on the whole are placed on the full hour: clumps come rarely."""
 
 BURSTY_SEEDS = 2
 """Further seeds on which such fleets are placed."""
@@ -196,7 +196,7 @@ def prove(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -
 def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
     """The quick judges that steer and the thorough ones that verify, on seeds apart."""
     batch = replace(SERVICE_LEVELS["batch"], min_served=problem.slo.min_served)
-    bursty = any(adapter.cv > BURSTY_CV for adapter in problem.fleet)
+    bursty = is_bursty(problem)
     horizon = HOUR if bursty else QUARTER
     first = problem.seed + 1
     verifying = tuple(range(first, first + settings.n_seeds))
@@ -220,6 +220,13 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
             batch,
         ),
     )
+
+
+def is_bursty(problem: Problem) -> bool:
+    """Whether clumps matter to the fleet as a whole: its variation, weighted by traffic."""
+    traffic = sum(adapter.rate_rps for adapter in problem.fleet)
+    varied = sum(adapter.rate_rps * adapter.cv**2 for adapter in problem.fleet)
+    return varied > BURSTY_CV**2 * traffic
 
 
 def place(problem: Problem, steer: Judges, settings: Settings) -> list[GpuPlacement]:
