@@ -22,7 +22,13 @@ from lorapack.cli.output import INPUT_FILE, OUTPUT_FILE, Printer, Table, common_
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Replays a run.")
 @click.option("--jobs", type=click.IntRange(1), help="Threads (default: all cores).")
 @click.option("--rows", "rows_path", type=OUTPUT_FILE, help="Keep every run's pair, as Parquet.")
-@click.option("--plot", "plot_folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--plot",
+    "plot_folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Draw simulated against measured, one SVG a metric, into DIR.",
+)
 @click.option("--timeseries", type=INPUT_FILE, help="Measured polls: compare along the runs, too.")
 @common_options
 def command(
@@ -66,9 +72,10 @@ def command(
     if rows_path is not None:
         validation.rows.write_parquet(rows_path)
     if plot_folder is not None:
-        from lorapack.fidelity.figures import plot_validation
+        from lorapack.fidelity.figures import plot_slots, plot_validation
 
         summary["plots"] = plot_validation(validation.rows, plot_folder)
+        summary["plots"].append(plot_slots(validation.rows, plot_folder))
     out.result(summary, *_text(summary))
 
 

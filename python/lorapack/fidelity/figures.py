@@ -74,6 +74,44 @@ def plot_validation(rows: pl.DataFrame, folder: Path) -> list[Path]:
     return files
 
 
+def plot_slots(rows: pl.DataFrame, folder: Path, n: int = 3) -> Path:
+    """Writes throughput against slots, measured and simulated, for the fleets tried with most slots.
+
+    Args:
+        rows: ``Validation.rows``.
+        folder: Where to; made if it is not there.
+        n: Fleets a model.
+    """
+    figure_of = _matplotlib()
+    folder.mkdir(parents=True, exist_ok=True)
+    simulated, measured = METRICS["throughput"]
+    ran = rows.filter((pl.col("out_of_memory") == 0) & pl.col("simulated_starts"))
+    models = sorted(ran["model"].unique())
+    figure = figure_of(figsize=(5.0 * len(models), 3.6), layout="constrained")
+    for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
+        fleets = [
+            frame.sort("max_loras")
+            for _, frame in ran.filter(pl.col("model") == model).group_by(
+                "case", "n_adapters", maintain_order=True
+            )
+        ]
+        for frame, colour in zip(
+            sorted(fleets, key=lambda frame: -frame.height)[:n], COLOURS.values(), strict=False
+        ):
+            slots = frame["max_loras"].to_numpy()
+            first = frame.row(0, named=True)
+            label = f"{first['n_adapters']} adapters, rates {first['adapter_rates_rps']}"
+            axes.plot(slots, frame[measured].to_numpy(), "o", color=colour, ms=4, label=label)
+            axes.plot(slots, frame[simulated].to_numpy(), "-", color=colour, lw=1.2)
+        axes.set(xlabel="LoRA slots (max_loras)", ylabel="throughput, tokens/s")
+        axes.set_ylim(bottom=0)
+        axes.set_title(f"{model}: measured (points), simulated (lines)", fontsize=9)
+        axes.legend(fontsize=7)
+    file = folder / "slots.svg"
+    figure.savefig(file, metadata={"Date": None})
+    return file
+
+
 def plot_trajectories(paired: pl.DataFrame, folder: Path, n: int = 6) -> Path:
     """Writes running, waiting and KV use along a few runs spread over the campaign."""
     from lorapack.fidelity.replay import RUN_KEYS
