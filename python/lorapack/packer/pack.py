@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lorapack.errors import Infeasible, InputError, did_you_mean
 from lorapack.packer.greedy import SEED_MARGIN, Greedy, HoldsNowhere
+from lorapack.packer.local_search import close_gpus
 from lorapack.packer.methods import METHODS, can_take_more, check_method
 from lorapack.packer.problem import GpuKind, Problem
 from lorapack.packer.split import CLUMPED_CV, Alone, Split, clump_size, split
@@ -181,7 +182,14 @@ def prove(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -
     gpus = place(problem, steer, settings)
     settings.progress("verifying with the twin", 0)
     if settings.method == "greedy":
-        return repair(gpus, judges, steer, Placer(problem, steer, judges))
+        placer = Placer(problem, steer, judges)
+        proof = repair(gpus, judges, steer, placer)
+        closed = close_gpus(proof.gpus, steer, 1.0 + SEED_MARGIN / 3)
+        if proof.verified and len(closed) == len(proof.gpus):
+            return proof
+        fewer = repair(closed, judges, steer, placer)
+        better = fewer.verified and len(fewer.gpus) < len(proof.gpus)
+        return fewer if better else proof
     proof = verify(gpus, judges)
     if problem.n_gpus is not None or not can_take_more(settings.method):
         return proof
