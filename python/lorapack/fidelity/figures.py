@@ -75,7 +75,7 @@ def plot_validation(rows: pl.DataFrame, folder: Path) -> list[Path]:
 
 
 def plot_slots(rows: pl.DataFrame, folder: Path, n: int = 3) -> Path:
-    """Writes throughput against slots, measured and simulated, for the fleets tried with most slots.
+    """Writes throughput against slots, measured and simulated, for the fleets they move most.
 
     Args:
         rows: ``Validation.rows``.
@@ -96,7 +96,9 @@ def plot_slots(rows: pl.DataFrame, folder: Path, n: int = 3) -> Path:
             )
         ]
         for frame, colour in zip(
-            sorted(fleets, key=lambda frame: -frame.height)[:n], COLOURS.values(), strict=False
+            sorted(fleets, key=lambda frame: -float(np.ptp(frame[measured])))[:n],
+            COLOURS.values(),
+            strict=False,
         ):
             slots = frame["max_loras"].to_numpy()
             first = frame.row(0, named=True)
@@ -126,7 +128,9 @@ def plot_trajectories(paired: pl.DataFrame, folder: Path, n: int = 6) -> Path:
     for row, frame in zip(grid, chosen, strict=True):
         for axes, signal in zip(row, SIGNALS, strict=True):
             for side, colour in (("measured", "#000000"), ("simulated", "#d55e00")):
-                axes.plot(frame["minute"], frame[f"{side}_{signal}"], color=colour, lw=1, label=side)
+                axes.plot(
+                    frame["minute"], frame[f"{side}_{signal}"], color=colour, lw=1, label=side
+                )
             axes.set_ylim(bottom=0)
             axes.set_title(signal, fontsize=8)
             axes.tick_params(labelsize=7)
