@@ -16,10 +16,12 @@ from lorapack.cli.output import INPUT_FILE, OUTPUT_FILE, Printer, Table, common_
     "--profile",
     "profile_names",
     multiple=True,
-    help="Profile (name or path) for the models it fits; may be given again. Default: all built in.",
+    help="Profile (name or path) for the models it fits; repeatable. Default: all built in.",
 )
 @click.option("--predictor", type=INPUT_FILE, help="Score this predictor; the twin under `twin`.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Replays a run.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Replays of a run."
+)
 @click.option("--jobs", type=click.IntRange(1), help="Threads (default: all cores).")
 @click.option("--rows", "rows_path", type=OUTPUT_FILE, help="Keep every run's pair, as Parquet.")
 @click.option(
@@ -57,9 +59,7 @@ def command(
     profiles = [Profile.load(name) for name in profile_names or Profile.names()]
     started = runs.filter(runs["out_of_memory"] == 0).height
     with out.progress("replaying", total=started * seeds) as advance:
-        validation = validate(
-            runs, profiles, seeds=seeds, seed=seed, jobs=jobs, on_done=advance
-        )
+        validation = validate(runs, profiles, seeds=seeds, seed=seed, jobs=jobs, on_done=advance)
     summary = validation.summary()
     if timeseries is not None:
         summary["trajectories"] = _along(

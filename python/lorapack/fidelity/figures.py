@@ -96,7 +96,7 @@ def plot_slots(rows: pl.DataFrame, folder: Path, n: int = 3) -> Path:
             )
         ]
         for frame, colour in zip(
-            sorted(fleets, key=lambda frame: -float(np.ptp(frame[measured])))[:n],
+            sorted(fleets, key=lambda frame: -float(np.ptp(frame[measured].to_numpy())))[:n],
             COLOURS.values(),
             strict=False,
         ):
