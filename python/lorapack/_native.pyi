@@ -257,7 +257,7 @@ class GpuPhysics:
         attention_pair_ps: int,
         skipped_ps: int,
         waiting_ps: int,
-        arrival_ps: int,
+        stretch_s: float,
         front_end_request_s: float,
         first_use_s: float,
         first_token_fixed_s: float,

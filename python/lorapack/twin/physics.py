@@ -293,7 +293,7 @@ def _native_physics(
         attention_pair_ps=one.attention_pair_ps,
         skipped_ps=one.skipped_ps,
         waiting_ps=one.waiting_ps,
-        arrival_ps=one.arrival_ps,
+        stretch_s=step.stretch(1.0) - 1.0,
         front_end_request_s=front.request_ms * 1e-3,
         first_use_s=front.first_use_ms * 1e-3,
         first_token_fixed_s=front.first_token_fixed_ms * 1e-3,

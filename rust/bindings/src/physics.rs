@@ -107,7 +107,7 @@ impl GpuPhysics {
     #[pyo3(signature = (*, without_lora_ps, one_slot_ps, two_slots_ps, distinct_adapter_ps,
                         cpu_lora_ps, request_ps, context_token_ps, mixed_context_token_ps,
                         attention_pair_ps, skipped_ps, waiting_ps,
-                        arrival_ps, front_end_request_s, first_use_s, first_token_fixed_s,
+                        stretch_s, front_end_request_s, first_use_s, first_token_fixed_s,
                         first_token_request_s, first_token_step, merged, block_size, max_num_seqs,
                         max_num_batched_tokens))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
@@ -123,7 +123,7 @@ impl GpuPhysics {
         attention_pair_ps: u64,
         skipped_ps: u64,
         waiting_ps: u64,
-        arrival_ps: u64,
+        stretch_s: f64,
         front_end_request_s: f64,
         first_use_s: f64,
         first_token_fixed_s: f64,
@@ -177,7 +177,7 @@ impl GpuPhysics {
                 attention_pair: seconds(attention_pair_ps),
                 skipped: seconds(skipped_ps),
                 waiting: seconds(waiting_ps),
-                arrival: seconds(arrival_ps),
+                stretch_s,
             },
             front_end: FrontEndPrices {
                 request: front_end_request_s,

@@ -73,8 +73,8 @@ pub struct StepPrices {
     pub skipped: f64,
     /// One waiting request.
     pub waiting: f64,
-    /// One request that reached the engine since the step before.
-    pub arrival: f64,
+    /// Share by which steps are longer for each request offered a second (the CPU is shared).
+    pub stretch_s: f64,
 }
 
 impl StepPrices {
@@ -399,15 +399,15 @@ impl Gpu {
         };
         let load_s = sharing.loads * arrivals * demand.gpu_load_s;
         let step = &self.step;
+        let stretch = 1.0 + step.stretch_s * demand.rate_rps;
         let by_batch = step.request * seen
             + seen * held_tokens(demand) * step.context_price(mean.with_prompts)
             + step.attention_pair * admitted * 0.5 * demand.prompt_square
-            + step.arrival * arrivals
             + step.waiting * waiting
             + step.skipped * waiting * without_slot;
         Batch {
-            step_s: mean.step_s + by_batch + load_s,
-            prefill_step_s: mean.large_step_s + by_batch + load_s,
+            step_s: (mean.step_s + by_batch) * stretch + load_s,
+            prefill_step_s: (mean.large_step_s + by_batch) * stretch + load_s,
             batched_tokens: tokens.min(self.max_num_batched_tokens),
             load_s,
         }

@@ -17,7 +17,7 @@ fn flat_gpu() -> Gpu {
             attention_pair: 0.0,
             skipped: 0.0,
             waiting: 0.0,
-            arrival: 0.0,
+            stretch_s: 0.0,
         },
         front_end: FrontEndPrices {
             request: 0.0,
