@@ -18,7 +18,10 @@ from lorapack.cli.output import INPUT_FILE, OUTPUT_FILE, Printer, Table, common_
     multiple=True,
     help="Profile (name or path) for the models it fits; repeatable. Default: all built in.",
 )
-@click.option("--predictor", type=INPUT_FILE, help="Score this predictor; the twin under `twin`.")
+@click.option(
+    "--predictor",
+    help="Score this predictor, too (.onnx file or profile's name).",
+)
 @click.option(
     "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Replays of a run."
 )
@@ -36,7 +39,7 @@ from lorapack.cli.output import INPUT_FILE, OUTPUT_FILE, Printer, Table, common_
 def command(
     runs_path: Path,
     profile_names: tuple[str, ...],
-    predictor: Path | None,
+    predictor: str | None,
     seeds: int,
     jobs: int | None,
     rows_path: Path | None,
@@ -67,8 +70,10 @@ def command(
         )
     if predictor is not None:
         from lorapack.fidelity.predicted import predicted_summary
+        from lorapack.predictor.predictor import Predictor
 
-        summary = {**predicted_summary(validation, predictor), "twin": summary}
+        model = Predictor.load(predictor)
+        summary = {**predicted_summary(validation, model), "twin": summary}
     if rows_path is not None:
         validation.rows.write_parquet(rows_path)
     if plot_folder is not None:

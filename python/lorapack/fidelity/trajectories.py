@@ -66,13 +66,14 @@ def trajectories(
         jobs: Threads.
         on_done: Told how many replays were just done.
     """
-    polled = {key: frame for key, frame in series.group_by(RUN_KEYS)}
+    polled = dict(series.group_by(RUN_KEYS))
     known = [run for run in runs if tuple(run[name] for name in RUN_KEYS) in polled]
 
     def one(run: dict[str, Any]) -> pl.DataFrame:
         key = tuple(run[name] for name in RUN_KEYS)
         scenario = scenario_of(run, profiles[run["model"]], seed, records=True)
-        paired = _paired(dict(zip(RUN_KEYS, key, strict=True)), polled[key], run, run_twin(scenario))
+        named = dict(zip(RUN_KEYS, key, strict=True))
+        paired = _paired(named, polled[key], run, run_twin(scenario))
         on_done(1)
         return paired
 
@@ -95,16 +96,15 @@ def scores(paired: pl.DataFrame) -> dict[str, Any]:
             simulated.mean().alias("simulated"),
             (simulated - measured).abs().mean().alias("distance"),
         )
-        by_run = by_run.filter(pl.col("measured") > 0.01 * by_run["measured"].max())  # type: ignore[operator]
-        ratio = by_run["simulated"] / by_run["measured"]
+        levels = by_run.select("measured", "simulated", "distance").to_numpy().astype(np.float64)
+        levels = levels[levels[:, 0] > 0.01 * levels[:, 0].max(initial=0.0)]
+        ratio, distance = levels[:, 1] / levels[:, 0], levels[:, 2] / levels[:, 0]
         scored[signal] = {
-            "n": by_run.height,
-            "level_mape": float((ratio - 1).abs().mean() * 100),  # type: ignore[operator, arg-type]
-            "level_median_error": float((ratio.median() - 1) * 100),  # type: ignore[operator, arg-type]
-            "along_percent": float(
-                (by_run["distance"] / by_run["measured"]).median() * 100  # type: ignore[operator, arg-type]
-            ),
-            "gross_miss": float(((ratio > 2) | (ratio < 0.5)).mean()),  # type: ignore[arg-type]
+            "n": len(levels),
+            "level_mape": float(np.mean(np.abs(ratio - 1)) * 100),
+            "level_median_error": float((np.median(ratio) - 1) * 100),
+            "along_percent": float(np.median(distance) * 100),
+            "gross_miss": float(np.mean((ratio > 2) | (ratio < 0.5))),
         }
     return scored
 
@@ -143,7 +143,9 @@ def _paired(
 def _bin_means(index: NDArray[np.int64], values: Floats, n_bins: int) -> Floats:
     count = np.bincount(index, minlength=n_bins)
     total = np.bincount(index, weights=values, minlength=n_bins)
-    return np.divide(total, count, out=np.full(n_bins, np.nan), where=count > 0)
+    means = np.full(n_bins, np.nan)
+    means[count > 0] = total[count > 0] / count[count > 0]
+    return means
 
 
 def _simulated(result: Result, n_bins: int) -> dict[str, Floats]:
@@ -152,7 +154,8 @@ def _simulated(result: Result, n_bins: int) -> dict[str, Floats]:
     assert steps is not None, "replayed with records"
     start, took = steps["start_s"].to_numpy(), steps["duration_s"].to_numpy()
     minute = np.minimum((start / BIN_S).astype(np.int64), n_bins - 1)
-    usable = max(1, result.num_blocks - 1)
+    engine = result.scenario.engine
+    usable = max(1, engine.kv_cache_tokens // engine.block_size - 1)
     signals = {
         "running": steps["running"].to_numpy().astype(np.float64),
         "waiting": steps["waiting"].to_numpy().astype(np.float64),

@@ -148,10 +148,10 @@ def score(rows: pl.DataFrame) -> dict[str, Any]:
     scored: dict[str, Any] = {"n_runs": ran.height}
     for metric, (simulated, measured) in METRICS.items():
         over = unstarved if metric in UNSTARVED_ONLY else ran
-        if measured in over.columns:
+        if {simulated, measured} <= set(over.columns):
             scored[metric] = asdict(errors(_column(over, simulated), _column(over, measured)))
     for level, (simulated, measured) in LEVELS.items():
-        if measured in ran.columns:
+        if {simulated, measured} <= set(ran.columns):
             scored[level] = _level(_column(ran, simulated), _column(ran, measured))
     scored["starvation"] = asdict(verdicts(ran["simulated_starved"], ran["starved"]))
     started = rows["out_of_memory"] == 0
@@ -273,4 +273,4 @@ def _by(rows: pl.DataFrame, keys: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _column(rows: pl.DataFrame, name: str) -> np.ndarray[Any, Any]:
-    return rows[name].cast(pl.Float64).to_numpy()
+    return np.asarray(rows[name].cast(pl.Float64).to_numpy())

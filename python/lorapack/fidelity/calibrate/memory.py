@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lorapack.profile.profile import Profile
 from lorapack.profile.memory import Memory, MemoryCase, fit_other_gib
 from lorapack.profile.memory import plan as plan_memory
+from lorapack.profile.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,7 @@ def fit_memory(path: Path, model: str, base: Profile) -> MemoryFit:
     known = Memory(0.0, float(graphs) if graphs is not None else 0.0)  # type: ignore[arg-type]
     cases = [_case(row, replace(base, memory=known)) for row in rows.to_dicts()]
     tokens = rows["kv_cache_tokens"].to_list()
-    measured = [
-        (case, int(kv)) for case, kv in zip(cases, tokens, strict=True) if kv is not None
-    ]
+    measured = [(case, int(kv)) for case, kv in zip(cases, tokens, strict=True) if kv is not None]
     memory = replace(known, other_gib=float(f"{fit_other_gib(measured):.4g}"))
     plans = [plan_memory(replace(case, memory=memory)) for case in cases]
     error = [

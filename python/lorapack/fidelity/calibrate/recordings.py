@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from lorapack.errors import InputError
-from lorapack.profile.profile import Profile
 from lorapack.profile.adapter_loading import AdapterLoading
 from lorapack.profile.front_end import FrontEnd
 from lorapack.profile.gpu import Gpu
 from lorapack.profile.lengths import Lengths, Marginal
 from lorapack.profile.model_shape import ModelShape
-from lorapack.profile.profile import EngineDefaults, Price, Provenance, Uncertainty
+from lorapack.profile.profile import EngineDefaults, Price, Profile, Provenance, Uncertainty
 from lorapack.profile.step_time import StepTime
 
 Floats = NDArray[np.float64]
@@ -69,7 +68,7 @@ MODEL = ModelShape(
 """The toy model of the recordings at hand; the fit reads nothing of it, a file may not lack it."""
 
 CPU_TFLOPS = 1.0
-"""Prefill attention of a toy model on a CPU: its price lies in the token's, this adds next to none."""
+"""Prefill attention of a toy model on a CPU: it is in the token's price, this adds next to none."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,9 @@ def read_recordings(folder: Path) -> list[Recording]:
         name = path.name.removesuffix(STEPS)
         for ending in (REQUESTS, SUMMARY):
             if not (folder / (name + ending)).is_file():
-                raise InputError(folder, name + ending, None, "missing: a recording has three files")
+                raise InputError(
+                    folder, name + ending, None, "missing: a recording has three files"
+                )
         try:
             summary = json.loads((folder / (name + SUMMARY)).read_text(encoding="utf-8"))
             steps = pl.read_csv(path)
@@ -186,9 +187,7 @@ def fit_recordings(fitted: Sequence[Recording], judged: Sequence[Recording]) -> 
         predicted, measured = recording.design() @ prices, recording.step_ms()
         total[recording.name] = float((predicted.sum() / measured.sum() - 1) * 100)
         per_step[recording.name] = float(np.sqrt(np.mean((predicted - measured) ** 2)))
-    return RecordingsFit(
-        dict(zip(PRICES, map(float, prices), strict=True)), total, per_step
-    )
+    return RecordingsFit(dict(zip(PRICES, map(float, prices), strict=True)), total, per_step)
 
 
 def profile_of_recordings(

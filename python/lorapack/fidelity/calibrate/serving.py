@@ -215,9 +215,7 @@ def stretched(step_time: StepTime, factor: float = STRETCH) -> StepTime:
         for field in fields(step_time)
         if field.name.endswith(("_ms", "_ns"))
     }
-    return replace(
-        step_time, attention_tflops=step_time.attention_tflops / factor, **longer
-    )
+    return replace(step_time, attention_tflops=step_time.attention_tflops / factor, **longer)
 
 
 def began_with_less_kv(run: dict[str, Any], totals: Totals) -> bool:
@@ -255,8 +253,8 @@ class _StepShapes:
         step_s, prefill = self._of(share, "duration_s"), batched - self.scheduled
         mixed = prefill > 0
         return MeanShape(
-            tokens=np.bincount(batched, weights=share),
-            adapters=np.bincount(batched, weights=share * distinct),
+            tokens=np.bincount(batched, weights=share).astype(np.float64),
+            adapters=np.bincount(batched, weights=share * distinct).astype(np.float64),
             requests=float(share @ self.scheduled),
             context_tokens=float((share * ~mixed) @ context),
             mixed_context_tokens=float((share * mixed) @ context),

@@ -33,7 +33,7 @@ PROMPT_TOKENS = 5
 """Prompt tokens where one was asked for: the batched tokens of the first step of every run."""
 
 WAVE_EDGE_STEPS = 12
-"""Steps at either end of a wave of requests that are not of one shape: they come in over several."""
+"""Steps at either end of a wave of requests that are not of one shape: it begins over several."""
 
 MAX_BATCHED_TOKENS = 2048
 """`max_num_batched_tokens` of those runs."""
@@ -110,7 +110,7 @@ def first_use_ms(path: Path, model: str) -> float:
     idle = pl.read_parquet(path).filter(
         (pl.col("model") == model) & (pl.col("batched_tokens") == 0) & (pl.col("step_s") > 0.1)
     )
-    return float(idle["step_s"].cast(pl.Float64).median() * 1e3)  # type: ignore[operator, arg-type]
+    return float(idle["step_s"].cast(pl.Float64).median() * 1e3)
 
 
 def _replayed(run: pl.DataFrame) -> pl.DataFrame | None:

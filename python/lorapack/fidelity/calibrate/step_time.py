@@ -21,6 +21,9 @@ TYPICAL_ERROR = 0.01
 PULL = 0.002
 """Weight of holding a constant to its start, against all the data together at a weight of 1."""
 
+TIED_ROUNDS = 2
+"""Times that the weights' time is renewed from the context's price; the last moves it by 1 %."""
+
 FITTED = (
     "fixed_ms",
     "eager_ms",
@@ -105,6 +108,14 @@ def weights_tied_to_context(step_time: StepTime) -> StepTime:
     moved = step_time.weights_ms - weights_ms
     fixed_ms = max(step_time.fixed_ms + moved, 0.0)
     return replace(step_time, weights_ms=weights_ms, fixed_ms=fixed_ms)
+
+
+def fit_with_weights_tied(rows: Observations, start: StepTime) -> StepTimeFit:
+    """Fits all of :data:`FITTED`, with the weights' time held to the context's bandwidth."""
+    fit = fit_step_time(rows, start)
+    for _ in range(TIED_ROUNDS):
+        fit = fit_step_time(rows, weights_tied_to_context(fit.step_time))
+    return fit
 
 
 def assessed(step_time: StepTime, rows: Observations) -> StepTimeFit:

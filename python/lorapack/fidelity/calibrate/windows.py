@@ -65,7 +65,7 @@ class Setting:
         if self.shares is None or self.max_loras == 0:
             return np.zeros_like(running)
         absent = (1 - self.shares[None, :]) ** running[:, None]
-        return np.minimum((1 - absent).sum(axis=1), self.max_loras)
+        return np.asarray(np.minimum((1 - absent).sum(axis=1), self.max_loras))
 
 
 def cut(history: pl.DataFrame, window_s: float = WINDOW_S) -> pl.DataFrame:
@@ -155,7 +155,7 @@ def observations_of(
         attention_pairs=per_step * float((prompts**2).mean() / prompts.mean() / 2),
         skipped=none,
         waiting=windows["waiting"].to_numpy().astype(np.float64),
-        offered_rps=np.full(n, per_step.sum() / prompts.mean() / max(1e-9, windows["step_ms"].sum() * 1e-3)),
+        offered_rps=per_step / prompts.mean() / (windows["step_ms"].to_numpy() * 1e-3),
         load_ms=none,
         measured_ms=windows["step_ms"].to_numpy().astype(np.float64),
         gain=np.ones(n),
