@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.linalg import block_diag
 from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -56,30 +60,37 @@ def _median_of_positive(column: NDArray[np.float64]) -> float:
     return float(np.median(positive)) if len(positive) else 0.0
 
 
-class AnnealedMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """A multilayer perceptron whose learning rate falls in steps: Adam ends close to a minimum.
+class Committee(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """The mean of a few small multilayer perceptrons, which is itself one network.
+
+    Members differ by their seed alone. Each learns with Adam at a learning rate that falls in
+    steps, so that it ends close to a minimum. A few small ones err less than one as large as all.
 
     Args:
-        hidden_layer_sizes: Units a layer.
+        n_members: How many.
+        hidden_layer_sizes: Units a layer, of a member.
         rates: Learning rate of each phase.
         epochs: Passes over the rows in each phase.
         batch_size: Rows a step.
         alpha: Weight of the L2 penalty.
-        random_state: Seed of the weights and of the rows' order.
+        random_state: Seed of weights and of the rows' order.
 
     Attributes:
-        network_: The fitted :class:`sklearn.neural_network.MLPRegressor`.
+        members_: The fitted :class:`sklearn.neural_network.MLPRegressor`.
+        layers_: Weights and biases of the network that the members are together.
     """
 
     def __init__(
         self,
-        hidden_layer_sizes: tuple[int, ...] = (128, 64),
+        n_members: int = 3,
+        hidden_layer_sizes: tuple[int, ...] = (64, 32),
         rates: tuple[float, ...] = (2e-3, 5e-4, 1e-4),
-        epochs: tuple[int, ...] = (120, 80, 60),
-        batch_size: int = 256,
-        alpha: float = 1e-4,
+        epochs: tuple[int, ...] = (90, 60, 45),
+        batch_size: int = 128,
+        alpha: float = 0.5,
         random_state: int = 0,
     ) -> None:
+        self.n_members = n_members
         self.hidden_layer_sizes = hidden_layer_sizes
         self.rates = rates
         self.epochs = epochs
@@ -87,22 +98,29 @@ class AnnealedMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.alpha = alpha
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> AnnealedMLP:  # noqa: N803 - scikit-learn's
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Committee:  # noqa: N803 - scikit-learn's
         """Learns the weights.
 
         Args:
             X: Inputs, shape (rows, inputs).
             y: Targets, shape (rows, targets).
         """
-        import warnings
+        inputs = np.asarray(X, dtype=np.float64)
+        # Layers are so small that threads would cost more than they bring.
+        with threadpool_limits(1):
+            self.members_ = [
+                self._member(inputs, y, self.random_state + i) for i in range(self.n_members)
+            ]
+        self.layers_ = _joined(self.members_)
+        self.n_features_in_ = inputs.shape[1]
+        return self
 
-        from sklearn.exceptions import ConvergenceWarning
-
+    def _member(self, inputs: NDArray[np.float64], y: ArrayLike, seed: int) -> MLPRegressor:
         network = MLPRegressor(
             hidden_layer_sizes=self.hidden_layer_sizes,
             alpha=self.alpha,
-            batch_size=min(self.batch_size, len(np.asarray(X))),
-            random_state=self.random_state,
+            batch_size=min(self.batch_size, len(inputs)),
+            random_state=seed,
             n_iter_no_change=10**9,
             warm_start=True,
         )
@@ -111,27 +129,39 @@ class AnnealedMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             warnings.simplefilter("ignore", ConvergenceWarning)
             for rate, epochs in zip(self.rates, self.epochs, strict=True):
                 network.set_params(learning_rate_init=rate, max_iter=epochs)
-                network.fit(X, y)
-        self.network_ = network
-        self.n_features_in_ = network.n_features_in_
-        return self
+                network.fit(inputs, y)
+        return network
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's
-        """The targets.
+        """The targets: the members' mean.
 
         Args:
             X: Inputs, shape (rows, inputs).
         """
-        return np.asarray(self.network_.predict(X))
+        return np.asarray(np.mean([member.predict(X) for member in self.members_], axis=0))
 
     def hidden(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's
-        """What the last hidden layer says.
+        """What the last hidden layers say, side by side.
 
         Args:
             X: Inputs, shape (rows, inputs).
         """
         values = np.asarray(X, dtype=np.float64)
-        layers = zip(self.network_.coefs_[:-1], self.network_.intercepts_[:-1], strict=True)
-        for weights, bias in layers:
+        for weights, bias in self.layers_[:-1]:
             values = np.maximum(values @ weights + bias, 0.0)
         return values
+
+
+def _joined(members: list[MLPRegressor]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """The network whose output is the mean of its members': side by side, joined at both ends."""
+    layers = []
+    n_layers = len(members[0].coefs_)
+    for i in range(n_layers):
+        weights = [member.coefs_[i] for member in members]
+        biases = [member.intercepts_[i] for member in members]
+        if i == n_layers - 1:
+            layers.append((np.concatenate(weights) / len(members), np.mean(biases, axis=0)))
+        else:
+            wide = np.concatenate(weights, axis=1) if i == 0 else block_diag(*weights)
+            layers.append((wide, np.concatenate(biases)))
+    return layers

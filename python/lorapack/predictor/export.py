@@ -143,9 +143,7 @@ def _network(graph: _Graph, model: Distilled) -> tuple[str, str]:
     mean = graph.constant("mean", model.scaler.mean_)
     scale = graph.constant("scale", model.scaler.scale_)
     layer = graph.node("Div", graph.node("Sub", logs, mean, name="centred"), scale, name="scaled")
-    network = model.mlp.network_
-    layers = list(zip(network.coefs_, network.intercepts_, strict=True))
-    for i, (weights, bias) in enumerate(layers[:-1]):
+    for i, (weights, bias) in enumerate(model.mlp.layers_[:-1]):
         constants = graph.constant(f"weights_{i}", weights), graph.constant(f"bias_{i}", bias)
         layer = graph.node("Gemm", layer, *constants, name=f"layer_{i}")
         layer = graph.node("Relu", layer, name=f"relu_{i}")
@@ -154,8 +152,8 @@ def _network(graph: _Graph, model: Distilled) -> tuple[str, str]:
 
 def _heads(graph: _Graph, model: Distilled, logs: str, hidden: str) -> tuple[str, str, str]:
     """The last layer: heads on top of physics (in logarithms), the margin, half widths."""
-    network, targets = model.mlp.network_, model.network.transformer_
-    weights, bias = network.coefs_[-1], network.intercepts_[-1]
+    targets = model.network.transformer_
+    weights, bias = model.mlp.layers_[-1]
     heads = weights * targets.scale_
     shift = bias * targets.scale_ + targets.mean_
     shift[1:N_LOG_HEADS] += MILLISECONDS

@@ -20,8 +20,8 @@ def predict_run(model: Predictor, scenario: Scenario) -> dict[str, float | bool]
         scenario: The run: fleet, engine, window, cap on requests in flight.
 
     Returns:
-        ``served_fraction``, ``throughput_tps`` (of the offered rates' mean), ``starved`` (below 0.9,
-        the papers' rule), ``ttft_mean_ms``, ``ttft_p99_ms``, ``itl_mean_ms``, ``itl_p99_ms``,
+        ``served_fraction``, ``throughput_tps`` (of the mean rates), ``starved`` (below 0.9, the
+        papers' rule), ``ttft_mean_ms``, ``ttft_p99_ms``, ``itl_mean_ms``, ``itl_p99_ms``,
         ``out_of_range``.
 
     Raises:

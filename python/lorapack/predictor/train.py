@@ -38,7 +38,7 @@ try:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from lorapack.predictor.estimators import AnnealedMLP, LogFeatures
+    from lorapack.predictor.estimators import Committee, LogFeatures
 except ImportError:
     raise MissingPackageError("training", "scikit-learn", "train") from None
 
@@ -129,9 +129,9 @@ class Distilled:
         return self.network.regressor_["scale"]
 
     @property
-    def mlp(self) -> AnnealedMLP:
+    def mlp(self) -> Committee:
         """Its third."""
-        mlp: AnnealedMLP = self.network.regressor_["mlp"]
+        mlp: Committee = self.network.regressor_["mlp"]
         return mlp
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -247,7 +247,7 @@ def pipeline(mlp: Any, share: float = 0.01) -> TransformedTargetRegressor:  # no
     return TransformedTargetRegressor(Pipeline(steps), transformer=StandardScaler())
 
 
-def distil(learn: Rows, doubt: Rows, seed: int = 0, mlp: AnnealedMLP | None = None) -> Distilled:
+def distil(learn: Rows, doubt: Rows, seed: int = 0, mlp: Committee | None = None) -> Distilled:
     """Trains a predictor.
 
     Args:
@@ -256,7 +256,7 @@ def distil(learn: Rows, doubt: Rows, seed: int = 0, mlp: AnnealedMLP | None = No
         seed: Of weights and of the order of rows.
         mlp: The network; the one that won the comparison if not given.
     """
-    network = pipeline(mlp or AnnealedMLP(random_state=seed))
+    network = pipeline(mlp or Committee(random_state=seed))
     log = LogFeatures().fit(learn.features)
     network.fit(learn.features, _logs(learn.labels) - _physics(log, learn.features))
     raw = np.concatenate([learn.features, doubt.features])[:, list(RAW)].astype(np.float64)
@@ -267,7 +267,7 @@ def distil(learn: Rows, doubt: Rows, seed: int = 0, mlp: AnnealedMLP | None = No
 
 
 def _certain(network: TransformedTargetRegressor) -> Doubt:
-    hidden = network.regressor_["mlp"].hidden_layer_sizes[-1]
+    hidden = len(network.regressor_["mlp"].layers_[-1][0])
     return Doubt(np.zeros((hidden, N_LOG_HEADS)), np.zeros(N_LOG_HEADS), 1.0, 0.0)
 
 

@@ -42,10 +42,10 @@ def test_outputs_keep_to_their_limits(distilled, rows_and_profile):
 
 
 def test_the_same_seed_learns_the_same(rows_and_profile, distilled):
-    from lorapack.predictor.estimators import AnnealedMLP
+    from lorapack.predictor.estimators import Committee
 
     learn, doubt, _ = split(rows_and_profile[0], seed=0)
-    quick = AnnealedMLP((32, 16), rates=(3e-3, 5e-4), epochs=(40, 20), batch_size=64)
+    quick = Committee(2, (24, 12), rates=(3e-3, 5e-4), epochs=(40, 20), batch_size=64, alpha=0.1)
     again = distil(learn, doubt, mlp=quick)
     rows = rows_and_profile[0].features[:50]
     assert np.array_equal(again.predict(rows), distilled.predict(rows))
@@ -55,7 +55,7 @@ def test_train_writes_a_model_and_its_card(swept, tmp_path, monkeypatch):
     from lorapack.predictor import estimators
 
     monkeypatch.setattr(
-        estimators.AnnealedMLP.__init__, "__defaults__", ((16, 8), (3e-3,), (10,), 64, 1e-4, 0)
+        estimators.Committee.__init__, "__defaults__", (1, (16, 8), (3e-3,), (10,), 64, 1e-4, 0)
     )
     targets = train(swept, tmp_path / "model.onnx")
     card = json.loads((tmp_path / "model.json").read_text())
