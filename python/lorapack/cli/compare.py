@@ -103,8 +103,10 @@ def _compare(out: Printer, seed: int, fleet_path: Path, options: dict[str, Any])
     from lorapack.fleet.fleet import Fleet
     from lorapack.packer.compare import compare
     from lorapack.packer.methods import METHODS, check_method
-    from lorapack.packer.pack import Settings, kind_of, with_engine
+    from lorapack.packer.pack import with_engine
+    from lorapack.packer.pool import kind_of
     from lorapack.packer.problem import Problem
+    from lorapack.packer.settings import Settings
 
     for method in options["methods"]:
         check_method(method)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,24 @@ from lorapack.cli.pack_options import (
 )
 
 if TYPE_CHECKING:
+    from lorapack.fleet.adapter import Adapter
     from lorapack.packer.plan import Plan, PlannedGpu
+    from lorapack.packer.problem import Problem
 
 
 @click.command(epilog="Example: lorapack pack examples/fleet.csv -o plan.json")
 @click.argument("fleet_path", metavar="FLEET", type=INPUT_FILE)
 @profile_options
 @click.option("--gpus", type=click.IntRange(1), help="GPUs to use at most.")
+@click.option(
+    "--spare-gpus",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="GPUs that may be lost without the rest starving.",
+)
+@click.option("--pool", "pool_path", type=INPUT_FILE, help="GPUs to be had: [[gpu]] tables.")
+@click.option("--host-memory-gib", type=float, help="Host memory a GPU has for adapters.")
 @slo_options
 @click.option(
     "--rate-headroom",
@@ -67,6 +79,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Fresh seeds on which every GPU is verified.",
 )
+@click.option(
+    "--rates", "rates_path", type=INPUT_FILE, help="Rates by the hour (Parquet): pack for the peak."
+)
+@click.option("--from", "old_path", type=INPUT_FILE, help="Carry this plan over, with few moves.")
+@click.option("--max-moves", type=click.IntRange(0), help="With --from: adapters moved at most.")
 @engine_options
 @jobs_option
 @click.option("-o", "--output", type=OUTPUT_FILE, help="Write plan.json here.")
@@ -101,21 +118,16 @@ def command(
 
 def _pack(out: Printer, seed: int, fleet_path: Path, options: dict[str, Any]) -> Plan:
     from lorapack.fleet.fleet import Fleet
-    from lorapack.packer.pack import Settings, kind_of, solve, with_engine
-    from lorapack.packer.problem import Problem
+    from lorapack.packer.hourly import HourlyRates
+    from lorapack.packer.plan import Plan
+    from lorapack.packer.settings import Settings
+    from lorapack.packer.solve import solve, solve_from, solve_hourly
 
-    fleet = Fleet.read(fleet_path)
-    engine = engine_overrides_of(options)
-    problem = Problem.build(
-        fleet,
-        [kind_of(with_engine(p, engine)) for p in load_profiles(options["profiles"])],
-        service_level_of(options),
-        rate_headroom=options["rate_headroom"],
-        objective=options["objective"],
-        n_gpus=options["gpus"],
-        strict=options["strict"],
-        seed=seed,
-    )
+    rates_path, old_path = options["rates_path"], options["old_path"]
+    if rates_path is not None and old_path is not None:
+        raise click.UsageError("give --rates or --from, not both")
+    fleet = Fleet.read(fleet_path, need_rates=rates_path is None)
+    build = _problem_maker(seed, options)
     with out.progress("packing", total=len(fleet)) as advance:
         settings = Settings(
             method=options["method"],
@@ -124,7 +136,44 @@ def _pack(out: Printer, seed: int, fleet_path: Path, options: dict[str, Any]) ->
             jobs=options["jobs"],
             progress=lambda _label, done: advance(done),
         )
-        return solve(problem, settings)
+        if rates_path is not None:
+            return solve_hourly(build, fleet, HourlyRates.read(rates_path, fleet), settings)
+        if old_path is not None:
+            return solve_from(build(fleet), settings, Plan.read(old_path), options["max_moves"])
+        return solve(build(fleet), settings)
+
+
+def _problem_maker(seed: int, options: dict[str, Any]) -> Callable[[Iterable[Adapter]], Problem]:
+    """What a problem is made of, but for the fleet."""
+    from lorapack.packer.pack import with_engine
+    from lorapack.packer.pool import kind_of, read_pool
+    from lorapack.packer.problem import Problem
+
+    engine = engine_overrides_of(options)
+    if options["pool_path"] is not None:
+        if options["profiles"]:
+            raise click.UsageError("give --pool or --profile, not both")
+        pool = read_pool(options["pool_path"])
+    else:
+        pool = [kind_of(profile) for profile in load_profiles(options["profiles"])]
+    pool = [replace(kind, profile=with_engine(kind.profile, engine)) for kind in pool]
+    slo = service_level_of(options)
+
+    def build(fleet: Iterable[Adapter]) -> Problem:
+        return Problem.build(
+            fleet,
+            pool,
+            slo,
+            rate_headroom=options["rate_headroom"],
+            objective=options["objective"],
+            n_gpus=options["gpus"],
+            spare_gpus=options["spare_gpus"],
+            host_memory_gib=options["host_memory_gib"],
+            strict=options["strict"],
+            seed=seed,
+        )
+
+    return build
 
 
 def _report(out: Printer, plan: Plan, output: Path | None, wall_s: float) -> None:
@@ -139,6 +188,15 @@ def _report(out: Printer, plan: Plan, output: Path | None, wall_s: float) -> Non
         )
     money = "" if plan.cost_per_hour is None else f", {plan.cost_per_hour:.2f} USD/h"
     energy = "" if plan.kwh_per_hour is None else f", {plan.kwh_per_hour:.2f} kWh/h"
+    moved = plan.notes.get("replan")
+    if moved is not None:
+        out.note(
+            f"{moved['moves']} moves from {moved['from_n_gpus']} GPUs; with any number of moves "
+            f"{moved['n_gpus_with_any_moves']} GPUs would do"
+        )
+    hours = plan.notes.get("rates")
+    if hours is not None:
+        out.note(f"hour {hours['binding_hour']} binds, of {hours['hours']}")
     written = "" if output is None else f"\nwritten to {output}"
     out.result(
         {**plan.to_dict(), "wall_s": wall_s},

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from lorapack.errors import Infeasible
 from lorapack.packer.methods import BASELINES
-from lorapack.packer.pack import judges_of, prove
+from lorapack.packer.placing import judges_of
+from lorapack.packer.solve import prove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from lorapack.packer.pack import Settings, Slots
     from lorapack.packer.problem import Problem
+    from lorapack.packer.settings import Settings, Slots
     from lorapack.packer.verify import Proof
     from lorapack.twin.result import Result
 

@@ -49,7 +49,10 @@ SMALL_STEP = 0.05
 FULL = 0.985
 """Slack is not shared out where GPUs would still be fuller than this."""
 
-SHARINGS = 8
+LEAST_SHARE = 0.02
+"""GPUs are never filled less than this share of their limit: below, waits are all the same."""
+
+SHARINGS = 9
 """Halvings to the least share of the limits with which the GPUs suffice."""
 
 MOST_LEVELLED = 64
@@ -81,6 +84,7 @@ class Greedy:
         evaluator: Judges trials.
         slo: What they are judged by.
         margin: Trials are made at rates this much higher.
+        by_price: Whether kinds compete by load per price, not per GPU.
         exempt: Whether the items are exempt clients.
         advance: Told how many items were just placed.
     """
@@ -89,6 +93,7 @@ class Greedy:
     evaluator: Evaluator
     slo: ServiceLevel
     margin: float = SEED_MARGIN
+    by_price: bool = False
     exempt: bool = False
     advance: Callable[[int], None] = lambda _: None
     _guides: dict[int, Guide] = field(default_factory=dict)
@@ -126,23 +131,30 @@ class Greedy:
             self.advance(len(gpu.items))
         return gpus
 
-    def level(self, gpus: list[GpuPlacement]) -> list[GpuPlacement] | None:
+    def level(
+        self, gpus: list[GpuPlacement], n_gpus: int | None = None
+    ) -> list[GpuPlacement] | None:
         """The same items on as many GPUs, each as far from its limit; None if one does not hold.
 
         Only where all GPUs are of one kind and nothing pins: others keep their filling.
+
+        Args:
+            gpus: Filled one after the other.
+            n_gpus: On how many to spread the items; None: as many as there are.
         """
+        wanted = len(gpus) if n_gpus is None else n_gpus
         plain = all(gpu.label is None and gpu.kind is gpus[0].kind for gpu in gpus)
-        if len(gpus) < 2 or not plain:
+        if wanted < 2 or not plain:
             return settle(gpus, lambda gpu: self._search(gpu.kind, gpu.items))
-        if len(gpus) > MOST_LEVELLED:
+        if wanted > MOST_LEVELLED and n_gpus is None:
             return None
         kind = gpus[0].kind
         items = sorted((item for gpu in gpus for item in gpu.items), key=item_order)
-        low, high = 0.5, 1.0
+        low, high = LEAST_SHARE, 1.0
         groups: list[list[Item]] | None = None
         for _ in range(SHARINGS):
             middle = (low + high) / 2
-            cut = self._cut(kind, items, middle, len(gpus))
+            cut = self._cut(kind, items, middle, wanted)
             low, high, groups = (low, middle, cut) if cut else (middle, high, groups)
         if groups is None or high > FULL:
             return None
@@ -288,7 +300,8 @@ class Greedy:
     def _value(self, gpu: GpuPlacement) -> float:
         """Load held for its price, by the first kind's measure: how kinds compete."""
         load = self._guide(self.kinds[0]).load(gpu.items)
-        return load / (gpu.kind.price_per_hour or 1.0)
+        price = gpu.kind.price_per_hour if self.by_price else None
+        return load / (price or 1.0)
 
     def _kinds_left(self, gpus: Sequence[GpuPlacement]) -> list[GpuKind]:
         """The kinds of which one is left."""

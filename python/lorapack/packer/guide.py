@@ -148,7 +148,7 @@ class Guide:
         return SHORT_OF_SLOTS * float(row[PRESSURE]) if waits else float(row[LOAD])
 
     def _work(self, item: Item, rank: int) -> Work:
-        key = (item.name, item.share, rank)
+        key = (item.name, item.load.rate_rps, rank)
         if key not in self._works:
             self._works[key] = work_of(item.load, self.profile, rank)
         return self._works[key]

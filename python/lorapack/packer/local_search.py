@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.guide import Guide
-from lorapack.packer.placement import may_join
-from lorapack.twin.trial import n_adapters
+from lorapack.packer.placement import may_join, with_one_more
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +26,7 @@ WORTH_TRYING = 0.04
 
 
 def close_gpus(
-    gpus: Sequence[GpuPlacement], judges: Judges, rate_factor: float
+    gpus: Sequence[GpuPlacement], judges: Judges, rate_factor: float, at_most: int | None = None
 ) -> list[GpuPlacement]:
     """The same items on fewer GPUs, if moving them one by one gets there.
 
@@ -35,10 +34,12 @@ def close_gpus(
         gpus: A placement.
         judges: Say whether a GPU holds with an item more.
         rate_factor: The margin that moves are judged with.
+        at_most: GPUs closed at most; None: as many as can be.
     """
     current = list(gpus)
     guides: dict[int, Guide] = {}
-    while len(current) > 1:
+    fewest = 1 if at_most is None else max(1, len(current) - at_most)
+    while len(current) > fewest:
         loads = [_load(gpu, guides, judges) for gpu in current]
         open_ = [i for i, gpu in enumerate(current) if not gpu.exempt and gpu.label is None]
         if not open_:
@@ -66,7 +67,7 @@ def _close(
     for item in sorted(gpus[which].items, key=lambda item: (-item.load.rate_rps, item.name)):
         places = sorted(range(len(others)), key=lambda i: (room[i], i))
         tries = [i for i in places if i != which and _may_take(others[i], item)][:TRIES]
-        joined = ((i, _with(others[i], item)) for i in tries)
+        joined = ((i, with_one_more(others[i], item)) for i in tries)
         found = next(
             (
                 (i, gpu)
@@ -84,11 +85,6 @@ def _close(
 
 def _may_take(gpu: GpuPlacement, item: Item) -> bool:
     return not gpu.exempt and item.load.rank <= gpu.max_lora_rank and may_join(gpu, item)
-
-
-def _with(gpu: GpuPlacement, item: Item) -> GpuPlacement:
-    each = gpu.max_loras == n_adapters(gpu.loads)
-    return gpu.with_items([*gpu.items, item], gpu.max_loras + each)
 
 
 def _load(gpu: GpuPlacement, guides: dict[int, Guide], judges: Judges) -> float:

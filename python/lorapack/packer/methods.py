@@ -22,13 +22,14 @@ from lorapack.packer.baselines.ground import Baseline, Ground
 from lorapack.packer.bound import request_prices_s
 from lorapack.packer.greedy import Greedy
 from lorapack.packer.greedy_paper import GreedyPaper
+from lorapack.packer.placement import item_order
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lorapack.packer.pack import Settings
     from lorapack.packer.placement import GpuPlacement, Item
     from lorapack.packer.problem import GpuKind, Problem
+    from lorapack.packer.settings import Settings
     from lorapack.packer.verify import Judges
 
 MOST_TIMES_BOUND = 16
@@ -57,14 +58,25 @@ def greedy(
     steer: Judges,
     settings: Settings,
 ) -> list[GpuPlacement]:
-    """`greedy` (ours): filled to the limit by the twin, then spread evenly."""
+    """`greedy` (ours): filled to the limit by the twin, then spread over the GPUs there are to be.
+
+    For the fewest GPUs those are as many as were filled; for `latency` all of `n_gpus`; and
+    `spare_gpus` more, so that what is lost fits in the rest.
+    """
     packer = Greedy(
         kinds,
         steer.level,
         steer.slo,
+        by_price=problem.objective == "cost",
         advance=lambda done: settings.progress("filling GPUs", done),
     )
-    return packer.place(items, problem.n_gpus)
+    if problem.objective != "latency" and not problem.spare_gpus:
+        return packer.place(items, problem.n_gpus)
+    full = packer.fill(sorted(items, key=item_order), problem.n_gpus)
+    fewest = len(full) + problem.spare_gpus
+    wanted = fewest if problem.objective != "latency" else max(fewest, problem.n_gpus or fewest)
+    n_gpus = min(wanted, len(items))
+    return packer.level(full, n_gpus) or full
 
 
 def greedy_paper(

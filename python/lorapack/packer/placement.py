@@ -39,6 +39,21 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Running:
+    """What only a restart changes of an engine.
+
+    Attributes:
+        gpu: Its name in the plan it was started by.
+        max_lora_rank: The rank its slots are made for.
+        max_cpu_loras: Adapters its CPU cache holds.
+    """
+
+    gpu: str
+    max_lora_rank: int
+    max_cpu_loras: int
+
+
+@dataclass(frozen=True)
 class GpuPlacement:
     """One GPU: its kind, what it holds, its slots.
 
@@ -48,6 +63,7 @@ class GpuPlacement:
         max_loras: LoRA slots; 0 switches LoRA off.
         exempt: Whether it holds exempt clients (and only those), judged as `batch`.
         label: The name pins refer to, if any does.
+        running: An engine that runs already: its slots and their rank stay as they are.
     """
 
     kind: GpuKind
@@ -55,10 +71,13 @@ class GpuPlacement:
     max_loras: int
     exempt: bool = False
     label: str | None = None
+    running: Running | None = None
 
     @property
     def max_lora_rank(self) -> int:
         """The rank its slots are made for."""
+        if self.running is not None:
+            return self.running.max_lora_rank
         return max_lora_rank_for([item.load for item in self.items])
 
     @property
@@ -73,6 +92,8 @@ class GpuPlacement:
     def with_items(self, items: Iterable[Item], max_loras: int | None = None) -> GpuPlacement:
         """The same GPU with other items, in packing order; slots no more than adapters."""
         ordered = tuple(sorted(items, key=item_order))
+        if self.running is not None:
+            return replace(self, items=ordered)
         slots = self.max_loras if max_loras is None else max_loras
         n = n_adapters(item.load for item in ordered)
         return replace(self, items=ordered, max_loras=min(max(slots, min(n, 1)), n))
@@ -124,6 +145,14 @@ def compatible(base: Sequence[Item], items: Sequence[Item]) -> list[Item]:
 
 
 def may_join(gpu: GpuPlacement, item: Item) -> bool:
-    """Whether an item may be put on a GPU, pins and groups considered."""
+    """Whether an item may be put on a GPU: pins, groups, and the rank of running slots."""
+    if gpu.running is not None and item.load.rank > gpu.max_lora_rank:
+        return False
     pinned = item.load.pin is None or item.load.pin == gpu.label
     return pinned and bool(compatible(gpu.items, [item]))
+
+
+def with_one_more(gpu: GpuPlacement, item: Item) -> GpuPlacement:
+    """The GPU with an item more, and a slot more if it had one each."""
+    each = gpu.max_loras == n_adapters(gpu.loads)
+    return gpu.with_items([*gpu.items, item], gpu.max_loras + each)

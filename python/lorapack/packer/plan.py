@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from lorapack.atomic_file import write_text
@@ -109,6 +109,8 @@ class Plan:
         exempt: Clients held to `batch`, each with its own p99.
         cost_per_hour: Price of all GPUs, where prices are known.
         kwh_per_hour: Energy of all GPUs, where powers are known.
+        notes: What else was found: `replan` (moves, and what more of them would save), `rates`
+            (which hour binds), `spare` (what the loss of a GPU does).
     """
 
     n_gpus: int
@@ -125,6 +127,7 @@ class Plan:
     exempt: tuple[Mapping[str, Any], ...] = ()
     cost_per_hour: float | None = None
     kwh_per_hour: float | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The object that plan.json holds."""
@@ -142,6 +145,7 @@ class Plan:
             "verified": self.verified,
             "cost_per_hour": _rounded(self.cost_per_hour),
             "kwh_per_hour": _rounded(self.kwh_per_hour),
+            "notes": _rounded(self.notes),
             "exempt": [_rounded(dict(entry)) for entry in self.exempt],
             "gpus": [_gpu_to_dict(gpu) for gpu in self.gpus],
         }
@@ -206,6 +210,7 @@ class Plan:
             exempt=tuple(reader.mapping(row, f"exempt[{i}]") for i, row in enumerate(exempt)),
             cost_per_hour=cast("float | None", top.get("cost_per_hour")),
             kwh_per_hour=cast("float | None", top.get("kwh_per_hour")),
+            notes=reader.mapping(top.get("notes", {}), "plan.notes"),
         )
 
 

@@ -94,6 +94,11 @@ class Problem:
                 serves an adapter's base model.
         """
         _check_limits(pool, rate_headroom, n_gpus, spare_gpus)
+        if objective == "latency" and n_gpus is None:
+            raise InputError("pack", "gpus", None, "give the number of GPUs to spread over")
+        if objective == "cost" and any(kind.price_per_hour is None for kind in pool):
+            unpriced = next(k.profile.name for k in pool if k.price_per_hour is None)
+            raise InputError("pool", "price", unpriced, "give its price per hour in the pool file")
         stated = tuple(sorted(fleet, key=packing_order))
         if not stated:
             raise InputError("fleet", "rows", "0", "give at least one adapter")

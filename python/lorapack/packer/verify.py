@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from lorapack.packer.evaluate import SlotSearch, slot_rules
-from lorapack.packer.placement import GpuPlacement, Item, may_join
+from lorapack.packer.placement import GpuPlacement, Item, may_join, with_one_more
 from lorapack.packer.spread import cut_evenly, spread
-from lorapack.twin.trial import n_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -168,6 +167,8 @@ def _relieve(
 
 def _other_slots(index: int, gpus: list[GpuPlacement], judges: Judges) -> bool:
     gpu = gpus[index]
+    if gpu.running is not None:
+        return False
     better = _search(gpu, judges).best(gpu.loads)
     if better is not None:
         gpus[index] = gpu.with_items(gpu.items, better.trial.max_loras)
@@ -243,8 +244,7 @@ def join(gpu: GpuPlacement, item: Item, steer: Judges) -> GpuPlacement | None:
     """The GPU with an item more, a slot more if it had one each; None where that does not hold."""
     if not may_join(gpu, item):
         return None
-    each = gpu.max_loras == n_adapters(gpu.loads)
-    joined = gpu.with_items([*gpu.items, item], gpu.max_loras + each)
+    joined = with_one_more(gpu, item)
     return joined if steer.of(joined).judge([joined.trial()])[0].holds else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from lorapack.packer.bound import true_bound
@@ -13,11 +14,11 @@ from lorapack.twin.run import run
 from lorapack.twin.trial import HOUR, scenario_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from lorapack.packer.pack import Settings
     from lorapack.packer.placement import GpuPlacement, Item
     from lorapack.packer.problem import Problem
+    from lorapack.packer.settings import Settings
     from lorapack.packer.verify import Judges, Proof
     from lorapack.twin.trial import Verdict
 
@@ -28,6 +29,7 @@ def write_down(
     proof: Proof,
     steer: Judges,
     judges: Judges,
+    notes: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a proven placement.
 
@@ -37,14 +39,16 @@ def write_down(
         proof: The placement and its verdicts.
         steer: The quick judges, for margins and expectations.
         judges: The verifying ones.
+        notes: What else was found.
     """
+    names = names_of(proof.gpus)
     margins = rate_margins(proof.gpus, steer)
     predicted = [steer.of(gpu).judge([gpu.trial()])[0] for gpu in proof.gpus]
     bound = true_bound(problem, steer.level)
     gpus = tuple(
-        _planned(problem, settings, index, gpu, judges, proof.verdicts[index], expected, margin)
-        for index, (gpu, expected, margin) in enumerate(
-            zip(proof.gpus, predicted, margins, strict=True)
+        _planned(problem, settings, name, gpu, judges, verdict, expected, margin)
+        for name, gpu, verdict, expected, margin in zip(
+            names, proof.gpus, proof.verdicts, predicted, margins, strict=True
         )
     )
     return Plan(
@@ -62,13 +66,21 @@ def write_down(
         exempt=tuple(_exempt(problem, proof)),
         cost_per_hour=_total([gpu.kind.price_per_hour for gpu in proof.gpus]),
         kwh_per_hour=_total([_kilo(gpu.kind.watts) for gpu in proof.gpus]),
+        notes=notes or {},
     )
+
+
+def names_of(gpus: Sequence[GpuPlacement]) -> list[str]:
+    """A name each: the engine's that runs, the pins', or the next free number."""
+    given = [gpu.running.gpu if gpu.running is not None else gpu.label for gpu in gpus]
+    numbers = (name for i in count() if (name := f"gpu-{i}") not in given)
+    return [name if name is not None else next(numbers) for name in given]
 
 
 def _planned(
     problem: Problem,
     settings: Settings,
-    index: int,
+    name: str,
     gpu: GpuPlacement,
     judges: Judges,
     verdict: Verdict,
@@ -79,7 +91,7 @@ def _planned(
     scenario = scenario_of(gpu.trial(), HOUR, seeds[0])
     memory = gpu.kind.profile.memory_plan(scenario.engine.max_loras, scenario.engine.max_lora_rank)
     return PlannedGpu(
-        gpu=gpu.label or f"gpu-{index}",
+        gpu=name,
         profile=gpu.kind.profile.name,
         base_model=base_model(gpu.kind.profile),
         engine={key: getattr(scenario.engine, key) for key in ENGINE_KEYS},
@@ -142,7 +154,7 @@ def figures(verdict: Verdict) -> dict[str, Any]:
 def _exempt(problem: Problem, proof: Proof) -> list[dict[str, Any]]:
     """Each exempt client once, with its own p99: the worst of the GPUs that hold it."""
     found: dict[str, dict[str, Any]] = {}
-    for index, gpu in enumerate(proof.gpus):
+    for name, gpu in zip(names_of(proof.gpus), proof.gpus, strict=True):
         if not gpu.exempt:
             continue
         waits = _own_p99_ms(gpu, problem.seed + 1)
@@ -158,7 +170,7 @@ def _exempt(problem: Problem, proof: Proof) -> list[dict[str, Any]]:
                 },
             )
             entry["ttft_p99_ms"] = max(entry["ttft_p99_ms"], waits.get(item.name, 0.0))
-            entry["gpus"].append(gpu.label or f"gpu-{index}")
+            entry["gpus"].append(name)
     return [found[name] for name in sorted(found)]
 
 

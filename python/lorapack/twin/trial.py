@@ -58,6 +58,7 @@ class Trial:
         max_loras: LoRA slots; 0 switches LoRA off.
         max_lora_rank: The rank slots are made for.
         rate_factor: All rates are multiplied by it: above one is a margin.
+        max_cpu_loras: Adapters in the CPU cache; None: all of them.
     """
 
     profile: Profile
@@ -65,6 +66,14 @@ class Trial:
     max_loras: int
     max_lora_rank: int
     rate_factor: float = 1.0
+    max_cpu_loras: int | None = None
+
+    @property
+    def cpu_loras(self) -> int:
+        """Adapters in the CPU cache, which the engine wants to hold the slots and one at least."""
+        if self.max_cpu_loras is not None:
+            return self.max_cpu_loras
+        return max(self.max_loras, n_adapters(self.adapters), 1)
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,7 @@ class TwinJudge:
         horizon: The window.
         seeds: One simulation each; a trial holds when all do.
         jobs: Threads; None: all cores. No answer depends on it.
+        host_memory_gib: Host memory of a GPU for adapters in the CPU cache; None: ample.
         simulations: How many were run so far.
     """
 
@@ -111,6 +121,7 @@ class TwinJudge:
     horizon: Horizon = HOUR
     seeds: tuple[int, ...] = (0,)
     jobs: int | None = None
+    host_memory_gib: float | None = None
     simulations: int = 0
     _verdicts: dict[tuple[object, ...], Verdict] = field(default_factory=dict, repr=False)
     _memory: dict[tuple[int, int, int], MemoryPlan] = field(default_factory=dict, repr=False)
@@ -161,11 +172,20 @@ class TwinJudge:
 
     def _refuse(self, key: tuple[object, ...], trial: Trial) -> Verdict | None:
         plan = self.memory(trial.profile, trial.max_loras, trial.max_lora_rank)
-        if plan.starts:
+        refusal = plan.refusal or self._host_refusal(trial, plan)
+        if refusal is None:
             return None
-        verdict = Verdict(trial, refusal=plan.refusal or "does not start")
+        verdict = Verdict(trial, refusal=refusal)
         self._verdicts[key] = verdict
         return verdict
+
+    def _host_refusal(self, trial: Trial, plan: MemoryPlan) -> str | None:
+        """Whether host memory is too short for the largest adapters that the cache may hold."""
+        if self.host_memory_gib is None:
+            return None
+        ranks = sorted((adapter.rank for adapter in trial.adapters), reverse=True)
+        short = plan.host_gib(ranks[: trial.cpu_loras]) > self.host_memory_gib
+        return "host_memory" if short else None
 
     def _simulate(self, trials: Mapping[tuple[object, ...], Trial]) -> None:
         scenarios = [
@@ -191,7 +211,7 @@ def scenario_of(trial: Trial, horizon: Horizon, seed: int) -> Scenario:
         fleet=fleet,
         max_loras=trial.max_loras,
         max_lora_rank=trial.max_lora_rank if trial.max_loras else None,
-        max_cpu_loras=max(trial.max_loras, n_adapters(trial.adapters), 1),
+        max_cpu_loras=trial.cpu_loras,
         duration_s=horizon.duration_s,
         warmup_s=horizon.warmup_s,
         judge_until_s=horizon.judge_until_s,
@@ -230,4 +250,5 @@ def _key(trial: Trial) -> tuple[object, ...]:
         trial.max_loras,
         trial.max_lora_rank,
         trial.rate_factor,
+        trial.max_cpu_loras,
     )

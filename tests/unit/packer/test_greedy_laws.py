@@ -10,9 +10,11 @@ from quick_evaluator import QuickEvaluator, load_of
 
 from lorapack.fleet.adapter import Adapter
 from lorapack.packer.bound import true_bound
-from lorapack.packer.pack import Placer, Settings, kind_of, place
 from lorapack.packer.placement import GpuPlacement, apart
+from lorapack.packer.placing import Placer, place
+from lorapack.packer.pool import kind_of
 from lorapack.packer.problem import Problem
+from lorapack.packer.settings import Settings
 from lorapack.packer.verify import Judges, repair
 from lorapack.profile.profile import Profile
 from lorapack.twin.service_level import SERVICE_LEVELS

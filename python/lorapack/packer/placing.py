@@ -1,0 +1,152 @@
+"""From a problem to a placement: who judges, what is split, who goes where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lorapack.packer.greedy import SEED_MARGIN, Greedy, HoldsNowhere
+from lorapack.packer.methods import METHODS
+from lorapack.packer.split import CLUMPED_CV, Alone, Split, clump_size, split
+from lorapack.packer.verify import Judges, join
+from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel
+from lorapack.twin.trial import HOUR, QUARTER, Horizon, TwinJudge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lorapack.packer.placement import GpuPlacement, Item
+    from lorapack.packer.problem import GpuKind, Problem
+    from lorapack.packer.settings import Settings
+
+JOIN_TRIES = 4
+"""GPUs on which a clumped client is tried before it is exempt."""
+
+BURSTY_CV = 1.3
+"""Fleets burstier than this on the whole are placed on the full hour: clumps come rarely."""
+
+BURSTY_SEEDS = 2
+"""Further seeds on which such fleets are placed."""
+
+
+def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
+    """The quick judges that steer and the thorough ones that verify, on seeds apart."""
+    batch = replace(SERVICE_LEVELS["batch"], min_served=problem.slo.min_served)
+    bursty = is_bursty(problem)
+    horizon = HOUR if bursty else QUARTER
+    first = problem.seed + 1
+    verifying = tuple(range(first, first + settings.n_seeds))
+    later = verifying[-1] + 1
+    steering = (problem.seed, *range(later, later + BURSTY_SEEDS)) if bursty else (problem.seed,)
+
+    def judge(slo: ServiceLevel, horizon: Horizon, seeds: tuple[int, ...]) -> TwinJudge:
+        return TwinJudge(slo, horizon, seeds, settings.jobs, problem.host_memory_gib)
+
+    return (
+        Judges(
+            judge(problem.slo, horizon, steering),
+            judge(batch, HOUR, steering),
+            problem.slo,
+            batch,
+        ),
+        Judges(
+            judge(problem.slo, HOUR, verifying),
+            judge(batch, HOUR, verifying),
+            problem.slo,
+            batch,
+        ),
+    )
+
+
+def is_bursty(problem: Problem) -> bool:
+    """Whether clumps matter to the fleet as a whole: its variation, weighted by traffic."""
+    traffic = sum(adapter.rate_rps for adapter in problem.fleet)
+    varied = sum(adapter.rate_rps * adapter.cv**2 for adapter in problem.fleet)
+    return varied > BURSTY_CV**2 * traffic
+
+
+def place(problem: Problem, steer: Judges, settings: Settings) -> list[GpuPlacement]:
+    """Where everything goes; what is found not to hold alone is divided and placed anew.
+
+    Raises:
+        Infeasible: Something holds nowhere, even divided.
+    """
+    known: frozenset[str] = frozenset()
+    while True:
+        items = split(problem, steer.level, 1.0 + SEED_MARGIN, known)
+        try:
+            return _place(problem, items, steer, settings)
+        except HoldsNowhere as found:
+            if found.item.name in known:
+                raise
+            known |= {found.item.name}
+
+
+def _place(problem: Problem, items: Split, steer: Judges, settings: Settings) -> list[GpuPlacement]:
+    """Items by the method, base model by base model; then the clumped, where they may be."""
+    gpus: list[GpuPlacement] = []
+    method = METHODS[settings.method]
+    for kinds, group in _by_kinds(problem, items.items):
+        gpus += method(problem, kinds, group, steer, settings)
+    left: list[Item] = []
+    for item in items.clumped:
+        if settings.method != "greedy" or not _joins(item, gpus, steer):
+            left.append(item)
+    return gpus + Placer(problem, steer, steer).exempt(left, 1)
+
+
+def _joins(item: Item, gpus: list[GpuPlacement], steer: Judges) -> bool:
+    """Puts a clumped item on one of the GPUs with the least traffic, if that still holds."""
+    order = sorted(
+        range(len(gpus)), key=lambda i: (sum(load.rate_rps for load in gpus[i].loads), i)
+    )
+    for index in order[:JOIN_TRIES]:
+        joined = join(gpus[index], item, steer)
+        if joined is not None:
+            gpus[index] = joined
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Placer:
+    """Puts what a repair took off its GPU on GPUs of its own."""
+
+    problem: Problem
+    steer: Judges
+    judges: Judges
+
+    def place(self, items: list[Item]) -> list[GpuPlacement]:
+        """Ordinary items, by greedy."""
+        gpus: list[GpuPlacement] = []
+        for kinds, group in _by_kinds(self.problem, items):
+            gpus += Greedy(kinds, self.steer.level, self.steer.slo).place(group)
+        return gpus
+
+    def exempt(self, items: list[Item], at_least: int) -> list[GpuPlacement]:
+        """Exempt clients, evenly over the fewest GPUs that hold under `batch`."""
+        gpus: list[GpuPlacement] = []
+        for kinds, group in _by_kinds(self.problem, items):
+            greedy = Greedy(kinds, self.judges.batch, self.judges.batch_slo, exempt=True)
+            gpus += greedy.over(group, at_least)
+        return gpus
+
+    def clumped(self, gpu: GpuPlacement) -> list[Item]:
+        """The worst of a GPU's items that break the level alone on the verifying seeds."""
+        alone = Alone(self.problem, self.judges.level)
+        found = [
+            item for item in gpu.items if item.load.cv > CLUMPED_CV and not alone.holds(item.load)
+        ]
+        return sorted(found, key=clump_size)[-1:]
+
+
+def _by_kinds(
+    problem: Problem, items: Sequence[Item]
+) -> list[tuple[tuple[GpuKind, ...], list[Item]]]:
+    """Items grouped by the kinds of GPU that serve their base model."""
+    groups: dict[tuple[int, ...], tuple[tuple[GpuKind, ...], list[Item]]] = {}
+    for item in items:
+        kinds = problem.kinds_for(item.load)
+        key = tuple(id(kind) for kind in kinds)
+        groups.setdefault(key, (kinds, []))[1].append(item)
+    return list(groups.values())

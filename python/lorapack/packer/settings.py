@@ -1,0 +1,36 @@
+"""How to pack, as opposed to what; and the few numbers of the procedure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Slots = Literal["own", "ours"]
+"""Whose choice of slots a baseline runs with."""
+
+VERIFYING_SEEDS = 3
+"""Fresh seeds on which every GPU is verified."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to pack, as opposed to what: no answer may depend on `jobs` or on who listens.
+
+    Attributes:
+        method: Name of the method.
+        slots: `own`: a baseline's own; `ours`: chosen per GPU as `greedy` chooses them.
+        more_gpus: GPUs a baseline takes beyond the fewest that hold on the placing seed.
+        n_seeds: Verifying seeds.
+        jobs: Threads; None: all cores.
+        progress: Told what is going on and how many of how many adapters are done.
+    """
+
+    method: str = "greedy"
+    slots: Slots = "own"
+    more_gpus: int = 0
+    n_seeds: int = VERIFYING_SEEDS
+    jobs: int | None = None
+    progress: Callable[[str, int], None] = lambda _label, _done: None

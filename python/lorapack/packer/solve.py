@@ -1,0 +1,176 @@
+"""From a problem to a proven plan: anew, from a plan that runs, or for rates by the hour."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from lorapack.errors import Infeasible
+from lorapack.packer.greedy import SEED_MARGIN
+from lorapack.packer.hourly import at_least, breaking_hours
+from lorapack.packer.local_search import close_gpus
+from lorapack.packer.methods import can_take_more, check_method
+from lorapack.packer.placing import Placer, judges_of, place
+from lorapack.packer.replan import replan
+from lorapack.packer.spare import losses_that_starve
+from lorapack.packer.verify import Judges, Proof, repair, verify
+from lorapack.packer.writing import write_down
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lorapack.fleet.adapter import Adapter
+    from lorapack.fleet.fleet import Fleet
+    from lorapack.packer.hourly import HourlyRates
+    from lorapack.packer.plan import Plan
+    from lorapack.packer.problem import Problem
+    from lorapack.packer.settings import Settings
+
+HOURLY_ROUNDS = 5
+"""Times a plan is packed anew because a GPU would not hold in another hour."""
+
+SPARE_TRIES = 4
+"""GPUs added, one by one, until the loss of the spare ones starves nobody."""
+
+MORE_TRIES = 6
+"""Times a baseline that fails verification is tried with more GPUs."""
+
+MORE_SHARE = 0.02
+"""Share of its GPUs that it is given more each time, one at least."""
+
+
+def solve(problem: Problem, settings: Settings) -> Plan:
+    """Packs, verifies, and writes down what came of it.
+
+    Raises:
+        Infeasible: No plan keeps the level within the limits.
+    """
+    check_method(settings.method)
+    steer, judges = judges_of(problem, settings)
+    proof, notes = _with_spares(problem, settings, steer, judges)
+    _check_limits(problem, proof)
+    return write_down(problem, settings, proof, steer, judges, notes)
+
+
+def solve_hourly(
+    build: Callable[[Sequence[Adapter]], Problem],
+    fleet: Fleet,
+    rates: HourlyRates,
+    settings: Settings,
+) -> Plan:
+    """Packs for the hour that binds, and sees that every GPU holds in its own busiest hour.
+
+    Args:
+        build: Makes the problem of a fleet.
+        fleet: The adapters; their rates are those of the hours.
+        rates: By the hour.
+        settings: How to pack.
+
+    Raises:
+        Infeasible: No plan keeps the level within the limits.
+    """
+    binding = rates.busiest(fleet)
+    adapters = rates.at(fleet, binding)
+    raised: set[int] = set()
+    for _ in range(HOURLY_ROUNDS):
+        problem = build(adapters)
+        steer, judges = judges_of(problem, settings)
+        proof = prove(problem, settings, steer, judges)
+        broken = breaking_hours(proof.gpus, rates, problem.rate_headroom, judges)
+        if not broken:
+            break
+        raised |= set(broken.values())
+        for index, hour in broken.items():
+            adapters = at_least(adapters, proof.gpus[index], rates, hour)
+    _check_limits(problem, proof)
+    note = {
+        "binding_hour": binding,
+        "other_hours_packed": sorted(raised),
+        "hours": len(rates.hours),
+        "holds_in_every_hour": not broken,
+    }
+    return write_down(problem, settings, proof, steer, judges, {"rates": note})
+
+
+def _with_spares(
+    problem: Problem, settings: Settings, steer: Judges, judges: Judges
+) -> tuple[Proof, dict[str, Any]]:
+    """A proof that any `spare_gpus` may be lost without the rest starving, if that was asked."""
+    proof = prove(problem, settings, steer, judges)
+    if not problem.spare_gpus:
+        return proof, {}
+    for more in range(SPARE_TRIES + 1):
+        wider = replace(problem, spare_gpus=problem.spare_gpus + more)
+        proof = proof if more == 0 else prove(wider, settings, steer, judges)
+        bad = losses_that_starve(proof.gpus, problem.spare_gpus, problem.seed, settings.jobs)
+        if not bad:
+            return proof, {"spare": {"gpus": problem.spare_gpus, "losses_that_starve": 0}}
+    raise Infeasible(
+        f"the loss of {problem.spare_gpus} GPUs starves the rest, even with {SPARE_TRIES} more "
+        f"than would do",
+        "fewer --spare-gpus, or a smaller fleet",
+    )
+
+
+def solve_from(
+    problem: Problem, settings: Settings, old: Plan, max_moves: int | None = None
+) -> Plan:
+    """Carries a plan over to changed rates with few moves, and says what more would save.
+
+    Raises:
+        Infeasible: More moves are needed than allowed, or no plan keeps the level.
+    """
+    steer, judges = judges_of(problem, settings)
+    found = replan(problem, old, steer, judges, max_moves)
+    proof = verify(found.gpus, judges)
+    _check_limits(problem, proof)
+    scratch = place(problem, steer, settings)
+    note = {
+        "from_n_gpus": old.n_gpus,
+        "moves": found.moves,
+        "max_moves": max_moves,
+        "n_gpus_with_any_moves": min(len(scratch), len(found.gpus)),
+    }
+    return write_down(problem, settings, proof, steer, judges, {"replan": note})
+
+
+def prove(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
+    """Places, verifies, and repairs (`greedy`) or takes more GPUs (baselines told no number)."""
+    gpus = place(problem, steer, settings)
+    settings.progress("verifying with the twin", 0)
+    if settings.method == "greedy":
+        placer = Placer(problem, steer, judges)
+        proof = repair(gpus, judges, steer, placer)
+        if problem.objective == "latency" or problem.spare_gpus:
+            return proof
+        closed = close_gpus(proof.gpus, steer, 1.0 + SEED_MARGIN / 3)
+        if proof.verified and len(closed) == len(proof.gpus):
+            return proof
+        fewer = repair(closed, judges, steer, placer)
+        better = fewer.verified and len(fewer.gpus) < len(proof.gpus)
+        return fewer if better else proof
+    proof = verify(gpus, judges)
+    if problem.n_gpus is not None or not can_take_more(settings.method):
+        return proof
+    for tries in range(1, MORE_TRIES + 1):
+        if proof.verified:
+            break
+        more = math.ceil(tries * max(1.0, MORE_SHARE * len(gpus)))
+        proof = verify(place(problem, steer, replace(settings, more_gpus=more)), judges)
+    return proof
+
+
+def _check_limits(problem: Problem, proof: Proof) -> None:
+    if problem.n_gpus is not None and len(proof.gpus) > problem.n_gpus:
+        raise Infeasible(
+            f"{problem.n_gpus} GPUs do not suffice for slo {problem.slo.name}",
+            f"{len(proof.gpus)} GPUs do",
+        )
+    exempt = [item.name for gpu in proof.gpus if gpu.exempt for item in gpu.items]
+    if exempt and problem.strict:
+        raise Infeasible(
+            f"{len(set(exempt))} clients break slo {problem.slo.name} by their own clumps, even "
+            f"alone on a GPU: {', '.join(sorted(set(exempt))[:5])}",
+            "leave out --strict to plan them as exempt, or choose --slo batch",
+        )

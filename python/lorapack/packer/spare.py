@@ -1,0 +1,82 @@
+"""What the loss of GPUs does: their adapters on the rest, which must not starve anybody.
+
+A lost GPU's adapters go, the busiest first, to the GPUs of their base model with the least load
+that their slots' rank allows, engines as they run. A level is not kept then; nobody may be starved
+(served below 0.9), which is judged by the twin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from lorapack.packer.placement import Running, may_join
+from lorapack.twin.service_level import SERVICE_LEVELS
+from lorapack.twin.trial import QUARTER, TwinJudge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lorapack.packer.placement import GpuPlacement
+
+MOST_LOSSES = 200
+"""Sets of lost GPUs tried: all of them for one spare, a sample in order beyond."""
+
+NOT_STARVED = replace(SERVICE_LEVELS["papers"], adapter_min_served=0.9)
+"""What is asked of the rest: no GPU and no adapter served below 0.9."""
+
+
+def losses_that_starve(
+    gpus: Sequence[GpuPlacement], n_lost: int, seed: int, jobs: int | None
+) -> list[tuple[int, ...]]:
+    """The sets of `n_lost` GPUs whose loss starves the rest.
+
+    Args:
+        gpus: A placement.
+        n_lost: GPUs lost at once.
+        seed: Of the simulations.
+        jobs: Threads; None: all cores.
+
+    Returns:
+        Places in `gpus` of what was lost; empty: any loss is borne.
+    """
+    judge = TwinJudge(NOT_STARVED, QUARTER, (seed,), jobs)
+    started = [_as_running(i, gpu) for i, gpu in enumerate(gpus)]
+    bad = []
+    for lost in _losses(len(gpus), n_lost):
+        rest = _redistributed(started, lost)
+        trials = None if rest is None else [gpu.trial() for gpu in rest if gpu.items]
+        if trials is None or not all(verdict.holds for verdict in judge.judge(trials)):
+            bad.append(lost)
+    return bad
+
+
+def _losses(n_gpus: int, n_lost: int) -> Iterator[tuple[int, ...]]:
+    for number, lost in enumerate(combinations(range(n_gpus), min(n_lost, n_gpus))):
+        if number == MOST_LOSSES:
+            return
+        yield lost
+
+
+def _as_running(index: int, gpu: GpuPlacement) -> GpuPlacement:
+    """The GPU with its engine fixed; its CPU cache is not what a loss should fail by."""
+    running = gpu.running or Running(f"gpu-{index}", gpu.max_lora_rank, 1_000_000)
+    return replace(gpu, running=running)
+
+
+def _redistributed(
+    gpus: Sequence[GpuPlacement], lost: tuple[int, ...]
+) -> list[GpuPlacement] | None:
+    """The GPUs that are left, with the lost ones' items; None where an item fits nowhere."""
+    rest = {i: gpu for i, gpu in enumerate(gpus) if i not in lost}
+    loads = {i: sum(load.rate_rps for load in gpu.loads) for i, gpu in rest.items()}
+    homeless = [item for i in lost for item in gpus[i].items]
+    for item in sorted(homeless, key=lambda item: (-item.load.rate_rps, item.name)):
+        order = sorted(rest, key=lambda i: (loads[i], i))
+        place = next((i for i in order if may_join(rest[i], item)), None)
+        if place is None:
+            return None
+        rest[place] = rest[place].with_items([*rest[place].items, item])
+        loads[place] += item.load.rate_rps
+    return list(rest.values())
