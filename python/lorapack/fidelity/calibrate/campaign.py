@@ -11,6 +11,7 @@ step time                     ``step_logs.parquet`` (the shape of a step's cost)
                               twin, throughput and time per token of ``serving_runs.csv``
 lengths' tail                 ITL over TPOT of runs bound by their slots
 merging of tokens             ITL over TPOT of all runs
+first use of an adapter       idle time between first uses in ``step_logs.parquet``
 time to first token           runs that were not starved
 ============================  ==================================================================
 
@@ -98,7 +99,6 @@ START = {
 
 FRONT_END_START = {
     "request_ms": REQUEST_MS,
-    "first_use_ms": 330.0,
     "first_token_fixed_ms": -2.0,
     "first_token_request_ms": 0.05,
     "first_token_step_fraction": 0.4,
@@ -127,7 +127,6 @@ class CampaignFit:
         loading: Errors of adapter loading.
         front_end: Errors of what a client sees.
         tail_error_percent: Error of ITL over TPOT in runs bound by slots.
-        idle_between_first_uses_ms: First use as the step logs show it, for comparison.
         n_runs: Serving runs used.
     """
 
@@ -137,7 +136,6 @@ class CampaignFit:
     loading: LoadingFit
     front_end: FrontEndFit
     tail_error_percent: float
-    idle_between_first_uses_ms: float
     n_runs: int
 
     def residuals(self) -> dict[str, Any]:
@@ -155,7 +153,6 @@ class CampaignFit:
             "adapter_loading": _without(self.loading, "loading"),
             "front_end": _without(self.front_end, "front_end"),
             "lengths": {"itl_over_tpot_error_percent": self.tail_error_percent},
-            "first_use_in_step_logs_ms": self.idle_between_first_uses_ms,
             "n_runs": self.n_runs,
         }
 
@@ -211,13 +208,14 @@ def fit_campaign(
     loading = fit_loading(folder / "adapter_loading.csv", model)
     on_stage("step logs")
     logs = step_shapes(folder / "step_logs.parquet", folder / "base_latency.csv", model)
+    first_use = first_use_ms(folder / "step_logs.parquet", model)
     start = StepTime(**START, cuda_graph_max_tokens=CUDA_GRAPH_MAX_TOKENS, model=base.model)
     profile = replace(
         base,
         memory=memory.memory,
         adapter_loading=loading.loading,
         step_time=fit_with_weights_tied(logs, start).step_time,
-        front_end=FrontEnd(**FRONT_END_START),
+        front_end=FrontEnd(first_use_ms=first_use, **FRONT_END_START),
         lengths=campaign_lengths(base.model.name, FIRST_TAIL_TOKENS),
     )
     runs = _training_runs(folder, model, leave_out)
@@ -266,7 +264,6 @@ def fit_campaign(
         loading=loading,
         front_end=times,
         tail_error_percent=tail_error,
-        idle_between_first_uses_ms=first_use_ms(folder / "step_logs.parquet", model),
         n_runs=len(runs),
     )
 

@@ -32,7 +32,6 @@ MERGED = (
 """Constants of the merging, fitted together."""
 
 TIMES: Mapping[str, float] = {
-    "first_use_ms": 20.0,
     "first_token_fixed_ms": 2.0,
     "first_token_request_ms": 0.01,
     "first_token_step_fraction": 0.1,
