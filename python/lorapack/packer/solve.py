@@ -13,7 +13,7 @@ from lorapack.packer.local_search import close_gpus
 from lorapack.packer.methods import can_take_more, check_method
 from lorapack.packer.placing import Placer, judges_of, place
 from lorapack.packer.replan import replan
-from lorapack.packer.spare import losses_that_starve
+from lorapack.packer.spare import losses_that_starve, with_room
 from lorapack.packer.verify import Judges, Proof, repair, verify
 from lorapack.packer.writing import write_down
 
@@ -103,9 +103,12 @@ def _with_spares(
     for more in range(SPARE_TRIES + 1):
         wider = replace(problem, spare_gpus=problem.spare_gpus + more)
         proof = proof if more == 0 else prove(wider, settings, steer, judges)
-        bad = losses_that_starve(proof.gpus, problem.spare_gpus, problem.seed, settings.jobs)
+        roomy = verify(with_room(proof.gpus, problem.spare_gpus, judges.level), judges)
+        if not roomy.verified:
+            continue
+        bad = losses_that_starve(roomy.gpus, problem.spare_gpus, problem.seed, settings.jobs)
         if not bad:
-            return proof, {"spare": {"gpus": problem.spare_gpus, "losses_that_starve": 0}}
+            return roomy, {"spare": {"gpus": problem.spare_gpus, "losses_that_starve": 0}}
     raise Infeasible(
         f"the loss of {problem.spare_gpus} GPUs starves the rest, even with {SPARE_TRIES} more "
         f"than would do",

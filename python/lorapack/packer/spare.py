@@ -1,23 +1,26 @@
 """What the loss of GPUs does: their adapters on the rest, which must not starve anybody.
 
-A lost GPU's adapters go, the busiest first, to the GPUs of their base model with the least load
-that their slots' rank allows, engines as they run. A level is not kept then; nobody may be starved
+A lost GPU's adapters go, the busiest first, to the GPUs with the least traffic and the least crowd
+that their slots' rank allows, engines as they run; so all slots are made for the largest rank, and
+there are some more than without. A level is not kept then; nobody may be starved
 (served below 0.9), which is judged by the twin.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from lorapack.packer.placement import Running, may_join
 from lorapack.twin.service_level import SERVICE_LEVELS
-from lorapack.twin.trial import QUARTER, TwinJudge
+from lorapack.twin.trial import QUARTER, TwinJudge, n_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from lorapack.packer.evaluate import Evaluator
     from lorapack.packer.placement import GpuPlacement
 
 MOST_LOSSES = 200
@@ -70,13 +73,36 @@ def _redistributed(
 ) -> list[GpuPlacement] | None:
     """The GPUs that are left, with the lost ones' items; None where an item fits nowhere."""
     rest = {i: gpu for i, gpu in enumerate(gpus) if i not in lost}
-    loads = {i: sum(load.rate_rps for load in gpu.loads) for i, gpu in rest.items()}
+    rates = {i: sum(load.rate_rps for load in gpu.loads) for i, gpu in rest.items()}
+    mean = sum(rates.values()) / max(len(rates), 1) or 1.0
+
+    def strain(place: int) -> tuple[float, int]:
+        """Traffic over the mean, and adapters over the slots they share."""
+        gpu = rest[place]
+        crowd = n_adapters(gpu.loads) / max(gpu.max_loras, 1)
+        return (rates[place] / mean + max(0.0, crowd - 1.0), place)
+
     homeless = [item for i in lost for item in gpus[i].items]
     for item in sorted(homeless, key=lambda item: (-item.load.rate_rps, item.name)):
-        order = sorted(rest, key=lambda i: (loads[i], i))
-        place = next((i for i in order if may_join(rest[i], item)), None)
+        place = min((i for i in rest if may_join(rest[i], item)), key=strain, default=None)
         if place is None:
             return None
         rest[place] = rest[place].with_items([*rest[place].items, item])
-        loads[place] += item.load.rate_rps
+        rates[place] += item.load.rate_rps
     return list(rest.values())
+
+
+def with_room(gpus: Sequence[GpuPlacement], n_lost: int, judge: Evaluator) -> list[GpuPlacement]:
+    """The GPUs with slots, and slots' rank, for what the loss of others would bring them."""
+    highest = max((gpu.max_lora_rank for gpu in gpus if gpu.max_loras), default=0)
+    share = 1.0 + n_lost / max(len(gpus) - n_lost, 1)
+    roomy = []
+    for index, gpu in enumerate(gpus):
+        if not gpu.max_loras:
+            roomy.append(gpu)
+            continue
+        limit = judge.slot_limit(gpu.kind.profile, highest)
+        slots = min(math.ceil(share * gpu.max_loras), limit)
+        running = Running(f"gpu-{index}", highest, math.ceil(2 * share * len(gpu.items)))
+        roomy.append(replace(gpu, max_loras=slots, running=running))
+    return roomy
