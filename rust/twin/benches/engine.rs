@@ -1,12 +1,11 @@
-//! How fast the twin is: simulated seconds a wall-clock second on one core, for hours of the serving
+//! How fast the twin is: simulated seconds a second of one core, for hours of the serving
 //! campaign's GPU. `cargo bench -p lorapack-twin --bench engine [-- NAME]`.
 
 #![allow(clippy::print_stdout)] // a bench speaks
 
 mod campaign;
 
-use std::time::Instant;
-
+use cpu_time::ThreadTime;
 use lorapack_twin::requests::RequestSource;
 use lorapack_twin::scenario::Scenario;
 use lorapack_twin::{simulate, Records};
@@ -98,40 +97,13 @@ fn report(case: &Case) {
     );
 }
 
-/// The best of several runs: noise only ever adds.
+/// The best of several runs: noise only ever adds. Time of this thread on a core, so that a busy
+/// machine does not count.
 fn best_s(run: &mut dyn FnMut() -> usize) -> f64 {
     let times = (0..9).map(|_| {
-        let clock = Clock::start();
+        let clock = ThreadTime::now();
         std::hint::black_box(run());
-        clock.elapsed_s()
+        clock.elapsed().as_secs_f64()
     });
     times.fold(f64::INFINITY, f64::min)
-}
-
-/// Time of this thread on a core where the system tells (Linux), so that a busy machine does not
-/// count; else wall-clock time.
-struct Clock {
-    wall: Instant,
-    on_core_ns: Option<u64>,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Clock {
-            wall: Instant::now(),
-            on_core_ns: on_core_ns(),
-        }
-    }
-
-    fn elapsed_s(&self) -> f64 {
-        match (self.on_core_ns, on_core_ns()) {
-            (Some(start), Some(end)) => (end - start) as f64 * 1e-9,
-            _ => self.wall.elapsed().as_secs_f64(),
-        }
-    }
-}
-
-fn on_core_ns() -> Option<u64> {
-    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    statistics.split_whitespace().next()?.parse().ok()
 }

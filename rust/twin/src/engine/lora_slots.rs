@@ -4,8 +4,13 @@
 //! not in the CPU cache is read from disk (the cache's oldest goes, and its slot with it); one that
 //! has no slot is copied into one, the **oldest slot** if none is free, even one that this very batch
 //! needs later in the walk. Both caches are touched by the same walk and nothing else, so one stamp
-//! an adapter, (walk, place in the walk), orders both. While every adapter of the batch has its slot
-//! a walk only moves stamps, and those are worked out when somebody next asks for the oldest.
+//! an adapter, (walk, place in the walk), orders both.
+//!
+//! A walk costs what it changes. An adapter that stays in the batch is walked in every step, so its
+//! stamp need not be written until it leaves: it is its place and the number of this walk or, if it
+//! is not reached yet, of the one before. Adapters that left stand in line ([`Idle`]), oldest first.
+//! So the oldest slot is the first in line or the first of those that stay and are not reached, and
+//! neither is searched for.
 
 use crate::scenario::Scenario;
 use crate::streams::walk_order;
@@ -28,29 +33,25 @@ pub(crate) enum Event {
 /// The two caches.
 #[derive(Clone, Debug)]
 pub(crate) struct Caches {
-    max_loras: usize,
+    max_loras: u32,
     max_cpu_loras: usize,
-    /// Adapter in each taken slot, and when it was last walked: later is larger.
-    slots: Vec<u32>,
-    slot_stamps: Vec<u64>,
-    /// Slot of each adapter, or none.
-    slot_of: Vec<u32>,
-    /// Adapters in CPU memory, in no order.
+    taken_slots: u32,
+    has_slot: Vec<bool>,
+    /// Adapters in CPU memory, in no order: all that have a slot are among them.
     cpu: Vec<u32>,
     /// Place of each adapter there, or none.
     cpu_place: Vec<u32>,
-    /// When each adapter without a slot was last walked.
+    /// When each adapter was last walked, as far as that has been noted: later is larger.
     stamps: Vec<u64>,
 }
 
 impl Caches {
     pub(crate) fn new(n_adapters: usize, max_loras: u32, max_cpu_loras: u32) -> Self {
         Caches {
-            max_loras: max_loras as usize,
+            max_loras,
             max_cpu_loras: max_cpu_loras as usize,
-            slots: Vec::new(),
-            slot_stamps: Vec::new(),
-            slot_of: vec![NONE; n_adapters],
+            taken_slots: 0,
+            has_slot: vec![false; n_adapters],
             cpu: Vec::new(),
             cpu_place: vec![NONE; n_adapters],
             stamps: vec![0; n_adapters],
@@ -59,42 +60,35 @@ impl Caches {
 
     #[inline]
     fn has_slot(&self, adapter: u32) -> bool {
-        self.slot_of[adapter as usize] != NONE
+        self.has_slot[adapter as usize]
     }
 
-    /// Marks an adapter that has a slot as walked.
     #[inline]
-    fn touch(&mut self, adapter: u32, stamp: u64) {
-        self.slot_stamps[self.slot_of[adapter as usize] as usize] = stamp;
+    fn stamp(&self, adapter: u32) -> u64 {
+        self.stamps[adapter as usize]
     }
 
     /// Brings one adapter into both caches and marks it recent.
     pub(crate) fn activate(&mut self, adapter: u32, stamp: u64, event: impl FnMut(Event)) {
         if !self.has_slot(adapter) {
-            let in_cpu_memory = |caches: &Caches| {
-                let age = |&adapter: &u32| caches.stamp(adapter);
-                caches.cpu.iter().copied().min_by_key(age)
+            let oldest = |caches: &Caches, among: &dyn Fn(u32) -> bool| {
+                let held = caches.cpu.iter().copied();
+                held.filter(|&adapter| among(adapter))
+                    .min_by_key(|&adapter| caches.stamp(adapter))
             };
-            let in_slots = |caches: &Caches| {
-                let age = |&adapter: &u32| caches.stamp(adapter);
-                caches.slots.iter().copied().min_by_key(age)
-            };
-            self.load(adapter, in_cpu_memory, in_slots, event);
+            self.load(
+                adapter,
+                |caches| oldest(caches, &|_| true),
+                |caches| oldest(caches, &|adapter| caches.has_slot(adapter)),
+                event,
+            );
         }
-        self.touch(adapter, stamp);
-    }
-
-    /// When an adapter was last walked, as far as that has been noted.
-    #[inline]
-    fn stamp(&self, adapter: u32) -> u64 {
-        match self.slot_of[adapter as usize] {
-            NONE => self.stamps[adapter as usize],
-            slot => self.slot_stamps[slot as usize],
-        }
+        self.stamps[adapter as usize] = stamp;
     }
 
     /// Brings in an adapter that has no slot; the two functions say who is oldest in CPU memory and
     /// among the slots, should one have to go.
+    #[inline]
     fn load(
         &mut self,
         adapter: u32,
@@ -115,24 +109,20 @@ impl Caches {
             self.cpu_place[adapter as usize] = self.cpu.len() as u32;
             self.cpu.push(adapter);
         }
-        if self.slots.len() == self.max_loras {
+        if self.taken_slots == self.max_loras {
             let oldest = oldest_in_slots(self).expect("there is at least one slot");
             self.free_slot(oldest);
             event(Event::EvictGpu(oldest));
         }
-        self.slot_of[adapter as usize] = self.slots.len() as u32;
-        self.slots.push(adapter);
-        self.slot_stamps.push(self.stamps[adapter as usize]);
+        self.has_slot[adapter as usize] = true;
+        self.taken_slots += 1;
         event(Event::LoadGpu(adapter));
     }
 
+    #[inline]
     fn free_slot(&mut self, adapter: u32) {
-        let slot = std::mem::replace(&mut self.slot_of[adapter as usize], NONE) as usize;
-        self.slots.swap_remove(slot);
-        self.stamps[adapter as usize] = self.slot_stamps.swap_remove(slot);
-        if let Some(&moved) = self.slots.get(slot) {
-            self.slot_of[moved as usize] = slot as u32;
-        }
+        self.has_slot[adapter as usize] = false;
+        self.taken_slots -= 1;
     }
 
     fn drop_from_cpu_memory(&mut self, adapter: u32) {
@@ -141,6 +131,58 @@ impl Caches {
         if let Some(&moved) = self.cpu.get(place) {
             self.cpu_place[moved as usize] = place as u32;
         }
+    }
+}
+
+/// Adapters that have a slot and are not in the batch (or not yet reached in the walk that brings
+/// them back), in order of their stamps: a list linked through the adapters.
+#[derive(Clone, Debug)]
+struct Idle {
+    /// By adapter, the one before and the one behind; itself if it is not in line. The last entry
+    /// is the line's two ends.
+    links: Vec<(u32, u32)>,
+}
+
+impl Idle {
+    fn new(n_adapters: usize) -> Self {
+        Idle {
+            links: (0..=n_adapters as u32).map(|own| (own, own)).collect(),
+        }
+    }
+
+    #[inline]
+    fn ends(&self) -> u32 {
+        self.links.len() as u32 - 1
+    }
+
+    #[inline]
+    fn oldest(&self) -> Option<u32> {
+        let (_, first) = self.links[self.ends() as usize];
+        (first != self.ends()).then_some(first)
+    }
+
+    /// Joins the line behind all whose stamps are lower: at the end, or a few places before.
+    #[inline]
+    fn insert(&mut self, adapter: u32, stamps: &[u64]) {
+        let ends = self.ends();
+        let mut behind = ends;
+        let mut before = self.links[ends as usize].0;
+        while before != ends && stamps[before as usize] > stamps[adapter as usize] {
+            behind = before;
+            before = self.links[before as usize].0;
+        }
+        self.links[adapter as usize] = (before, behind);
+        self.links[before as usize].1 = adapter;
+        self.links[behind as usize].0 = adapter;
+    }
+
+    /// Leaves the line, if it is in line.
+    #[inline]
+    fn remove(&mut self, adapter: u32) {
+        let (before, behind) = self.links[adapter as usize];
+        self.links[before as usize].1 = behind;
+        self.links[behind as usize].0 = before;
+        self.links[adapter as usize] = (adapter, adapter);
     }
 }
 
@@ -159,6 +201,7 @@ pub(crate) struct Loads {
 #[derive(Clone, Debug)]
 pub(crate) struct LoraSlots {
     caches: Caches,
+    idle: Idle,
     /// Place of each adapter in the walk.
     place: Vec<u32>,
     /// Adapter at each place.
@@ -171,8 +214,6 @@ pub(crate) struct LoraSlots {
     since: Vec<u64>,
     /// Copy and read time by adapter.
     cost: Vec<(Time, Time)>,
-    /// During a walk: adapters in slots whose stamps are written down.
-    stored: Vec<u32>,
 }
 
 /// Stamps are walk number times this plus place in the walk.
@@ -190,6 +231,7 @@ impl LoraSlots {
         }
         let mut slots = LoraSlots {
             caches: Caches::new(n_adapters, engine.max_loras, engine.max_cpu_loras),
+            idle: Idle::new(n_adapters),
             place,
             order,
             batch: vec![0; n_adapters.div_ceil(64)],
@@ -198,18 +240,34 @@ impl LoraSlots {
             cost: (scenario.adapters.iter())
                 .map(|adapter| (adapter.gpu_load, adapter.disk_load))
                 .collect(),
-            stored: Vec::new(),
         };
         if scenario.warm {
-            for (index, adapter) in scenario.adapters.iter().enumerate() {
-                if !adapter.is_base {
-                    slots
-                        .caches
-                        .activate(index as u32, index as u64, |_event| ());
-                }
-            }
+            slots.warm(scenario);
         }
         slots
+    }
+
+    /// All adapters, one by one, before the first step; the last ones keep their slots.
+    fn warm(&mut self, scenario: &Scenario) {
+        let idle = &mut self.idle;
+        for (index, _) in (scenario.adapters.iter().enumerate()).filter(|(_, own)| !own.is_base) {
+            let adapter = index as u32;
+            let in_line = idle.oldest();
+            self.caches.load(
+                adapter,
+                |caches| {
+                    let held = caches.cpu.iter().copied();
+                    held.min_by_key(|&held| caches.stamp(held))
+                },
+                |_caches| in_line,
+                |event| match event {
+                    Event::EvictGpu(evicted) => idle.remove(evicted),
+                    Event::LoadDisk(_) | Event::LoadGpu(_) => (),
+                },
+            );
+            self.caches.stamps[index] = index as u64;
+            idle.insert(adapter, &self.caches.stamps);
+        }
     }
 
     /// Walks the batch of one step, told by who left and who joined since the step before.
@@ -223,8 +281,8 @@ impl LoraSlots {
             let place = self.place[adapter as usize];
             self.batch[place as usize / 64] &= !(1 << (place % 64));
             self.since[adapter as usize] = NOT_IN_BATCH;
-            self.caches
-                .touch(adapter, self.walk * PLACES + u64::from(place));
+            self.caches.stamps[adapter as usize] = self.walk * PLACES + u64::from(place);
+            self.idle.insert(adapter, &self.caches.stamps);
         }
         // Walks that changed nothing need no number: whoever was in all of them is still in.
         self.walk += 1;
@@ -239,52 +297,57 @@ impl LoraSlots {
                 first = first.min(place);
             }
         }
-        batch.clear_changes();
-        if missing > 0 {
+        let loads = if missing > 0 {
+            for &adapter in joined {
+                if self.place[adapter as usize] < first {
+                    self.idle.remove(adapter);
+                }
+            }
             self.load(missing, first)
         } else {
             Loads::default()
+        };
+        // Whoever came back with its slot has been walked by now.
+        for &adapter in joined {
+            self.idle.remove(adapter);
         }
+        batch.clear_changes();
+        loads
     }
 
     /// The walk itself, from the first place whose adapter has no slot until none is without: before
-    /// it and behind it nothing happens but stamps, and those are not written while an adapter stays
-    /// in the batch: they are its place and the number of this walk or, if it is not reached yet, of
-    /// the one before.
+    /// it and behind it nothing happens but stamps.
     fn load(&mut self, mut missing: u32, first: u32) -> Loads {
         let mut loads = Loads::default();
         let mut places = Places::from(&self.batch, first);
-        let (walk, since, place_of) = (self.walk, &self.since, &self.place);
-        let is_stored = |adapter: u32, reached: u32| match since[adapter as usize] {
-            NOT_IN_BATCH => true,
-            began => began == walk && place_of[adapter as usize] > reached,
-        };
-        let stored = self.caches.slots.iter().copied();
-        self.stored.clear();
-        self.stored
-            .extend(stored.filter(|&adapter| is_stored(adapter, first)));
         // Of those that stay in the batch, the oldest is the first that is not reached.
         let mut staying = places.clone();
+        let (walk, since, place_of, idle) = (self.walk, &self.since, &self.place, &mut self.idle);
         while missing > 0 {
             let Some(place) = places.next() else {
                 unreachable!("whoever has no slot is met in the walk");
             };
             let adapter = self.order[place as usize];
             if self.caches.has_slot(adapter) {
+                if since[adapter as usize] == walk {
+                    idle.remove(adapter);
+                }
                 continue;
             }
             let age = |caches: &Caches, adapter: u32| {
                 let own = place_of[adapter as usize];
-                if is_stored(adapter, place) {
-                    caches.stamp(adapter)
-                } else {
-                    (walk - u64::from(own > place)) * PLACES + u64::from(own)
+                let is_reached = own <= place;
+                match since[adapter as usize] {
+                    NOT_IN_BATCH => caches.stamp(adapter),
+                    began if began == walk && !is_reached => caches.stamp(adapter),
+                    _ => (walk - u64::from(!is_reached)) * PLACES + u64::from(own),
                 }
             };
             let in_cpu_memory = |caches: &Caches| {
                 let held = caches.cpu.iter().copied();
                 held.min_by_key(|&adapter| age(caches, adapter))
             };
+            let in_line = idle.oldest();
             let in_slots = |caches: &Caches| {
                 let stays = |own: u32| {
                     let adapter = self.order[own as usize];
@@ -293,12 +356,12 @@ impl LoraSlots {
                 while staying.first().is_some_and(|own| !stays(own)) {
                     staying.next();
                 }
-                let stored = (self.stored.iter().copied())
-                    .filter(|&adapter| is_stored(adapter, place) && caches.has_slot(adapter));
-                let first_staying = staying.first().map(|own| self.order[own as usize]);
-                stored
-                    .chain(first_staying)
-                    .min_by_key(|&adapter| age(caches, adapter))
+                let Some(own) = staying.first() else {
+                    return in_line;
+                };
+                let is_older =
+                    |idle: &u32| caches.stamp(*idle) < (walk - 1) * PLACES + u64::from(own);
+                in_line.filter(is_older).or(Some(self.order[own as usize]))
             };
             let cost = &self.cost;
             let count = |event| match event {
@@ -311,8 +374,9 @@ impl LoraSlots {
                     loads.time += cost[adapter as usize].0;
                     missing -= 1;
                 }
-                // One that this batch needs is met later in the walk.
                 Event::EvictGpu(adapter) => {
+                    idle.remove(adapter);
+                    // One that this batch needs is met later in the walk.
                     missing += u32::from(since[adapter as usize] != NOT_IN_BATCH);
                 }
             };
