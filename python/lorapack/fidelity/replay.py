@@ -27,7 +27,7 @@ FURTHER_REQUESTS = 1.0
 """Requests that an adapter's client sent beyond what its rate says.
 
 Light runs hold 0.8 to 1.2 an adapter more in the cases that show it best: vLLM's own serving
-benchmark, too, sends a first request before it waits for a gap. Load, but not counted as offered."""
+benchmark, too, sends a first request before it waits for a gap. Load, not counted as offered."""
 
 LESS_KV = 0.85
 """A run that held under this share of the twin's running requests per KV use began with less KV."""
