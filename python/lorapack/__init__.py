@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lorapack.errors import LorapackError as LorapackError
     from lorapack.fleet.adapter import Adapter as Adapter
     from lorapack.fleet.fleet import Fleet as Fleet
+    from lorapack.packer.online import Packer as Packer
     from lorapack.packer.pack import pack as pack
     from lorapack.packer.plan import Plan as Plan
     from lorapack.predictor.gpu_state import GpuState as GpuState
@@ -36,6 +37,7 @@ _HOMES = {
     "Infeasible": "lorapack.errors",
     "InputError": "lorapack.errors",
     "LorapackError": "lorapack.errors",
+    "Packer": "lorapack.packer.online",
     "Plan": "lorapack.packer.plan",
     "Predictor": "lorapack.predictor.predictor",
     "Profile": "lorapack.profile.profile",
