@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 SMALLEST_OFFSET = 1e-9
-"""Where a feature is always zero, so that its logarithm exists."""
+"""Of features that were never (or always) zero in training: their logarithm exists anyway."""
 
 
 class LogFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """``log(x + offset)``, the offset a small share of what the feature usually is.
+    """``log(x + offset)``; where a feature may be zero, a small share of what it usually is.
 
     Args:
         share: Offset over the median of a feature's positive values.
@@ -41,9 +41,9 @@ class LogFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         features = np.asarray(X, dtype=np.float64)
         self.n_features_in_ = features.shape[1]
-        medians = np.array([_median_of_positive(column) for column in features.T])
+        offsets = np.array([self.share * _usual_beside_zero(column) for column in features.T])
         # Rounded to what the graph holds, so that both sides add the same number.
-        self.offset_ = np.maximum(self.share * medians, SMALLEST_OFFSET).astype(np.float32)
+        self.offset_ = np.maximum(offsets, SMALLEST_OFFSET).astype(np.float32)
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's
@@ -55,9 +55,10 @@ class LogFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.log(np.asarray(X, dtype=np.float64) + self.offset_)
 
 
-def _median_of_positive(column: NDArray[np.float64]) -> float:
+def _usual_beside_zero(column: NDArray[np.float64]) -> float:
+    """Median of the positive values, if there are others, too; else 0."""
     positive = column[column > 0]
-    return float(np.median(positive)) if len(positive) else 0.0
+    return float(np.median(positive)) if 0 < len(positive) < len(column) else 0.0
 
 
 class Committee(RegressorMixin, BaseEstimator):  # type: ignore[misc]

@@ -21,7 +21,6 @@ from lorapack.errors import MissingPackageError
 from lorapack.predictor.digest import digest_of
 from lorapack.predictor.features import FEATURE_INDEX, FEATURES, RAW
 from lorapack.predictor.targets import BASES, HEADS, MILLISECONDS, N_LOG_HEADS, OUTPUTS
-from lorapack.twin.scenario import STARVED_BELOW
 
 try:
     import onnx
@@ -54,17 +53,13 @@ class _Graph:
         self.constants.append(numpy_helper.from_array(np.asarray(value, dtype=kind), name))
         return name
 
+    def gemm(self, source: str, weights: ArrayLike, bias: ArrayLike, name: str) -> str:
+        constants = self.constant(f"{name}_weights", weights), self.constant(f"{name}_bias", bias)
+        return self.node("Gemm", source, *constants, name=name)
+
     def node(self, operator: str, *inputs: str, name: str, **attributes: Any) -> str:  # noqa: ANN401 - onnx's
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name, **attributes))
         return name
-
-    def columns(self, source: str, start: int, stop: int, name: str) -> str:
-        """Columns ``start``..``stop`` of a matrix."""
-        ends = [
-            self.constant(f"{name}_{which}", [value], np.int64)
-            for which, value in (("start", start), ("stop", stop), ("axis", 1))
-        ]
-        return self.node("Slice", source, *ends, name=name)
 
 
 def write_model(
@@ -98,8 +93,7 @@ def model_proto(model: Distilled, profile: Profile, card: Card) -> Any:  # noqa:
     """The graph, as onnx's own object."""
     graph = _Graph()
     logs, hidden = _network(graph, model)
-    middle, margin, width = _heads(graph, model, logs, hidden)
-    _outputs(graph, model, middle, margin, width)
+    _outputs(graph, _heads(graph, model, logs, hidden), _outside(graph, model, logs))
     proto = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -144,85 +138,83 @@ def _network(graph: _Graph, model: Distilled) -> tuple[str, str]:
     scale = graph.constant("scale", model.scaler.scale_)
     layer = graph.node("Div", graph.node("Sub", logs, mean, name="centred"), scale, name="scaled")
     for i, (weights, bias) in enumerate(model.mlp.layers_[:-1]):
-        constants = graph.constant(f"weights_{i}", weights), graph.constant(f"bias_{i}", bias)
-        layer = graph.node("Gemm", layer, *constants, name=f"layer_{i}")
+        layer = graph.gemm(layer, weights, bias, f"layer_{i}")
         layer = graph.node("Relu", layer, name=f"relu_{i}")
     return logs, layer
 
 
-def _heads(graph: _Graph, model: Distilled, logs: str, hidden: str) -> tuple[str, str, str]:
-    """The last layer: heads on top of physics (in logarithms), the margin, half widths."""
-    targets = model.network.transformer_
+_MIDDLE = slice(0, N_LOG_HEADS)
+_WIDTH = slice(N_LOG_HEADS, 2 * N_LOG_HEADS)
+_LOGIT, _MARGIN, _OFFERED, _N_KNOWN = range(2 * N_LOG_HEADS, 2 * N_LOG_HEADS + 4)
+"""Columns of all that the network and physics know, in logarithms where that makes sense."""
+
+
+def _heads(graph: _Graph, model: Distilled, logs: str, hidden: str) -> str:
+    """Outputs before their last step, in the order of the outputs.
+
+    First what the last layer and physics know: heads, half widths (in logarithms), logit, margin,
+    offered tokens. With the widths' exponentials and the excess over 0 beside them, all else is one
+    more matrix: so the graph has few nodes, each of which costs a fraction of a microsecond.
+    """
+    targets, doubt = model.network.transformer_, model.doubt
     weights, bias = model.mlp.layers_[-1]
-    heads = weights * targets.scale_
-    shift = bias * targets.scale_ + targets.mean_
+    weights, bias = weights * targets.scale_, bias * targets.scale_ + targets.mean_
+    last, shift = np.zeros((len(weights), _N_KNOWN)), np.zeros(_N_KNOWN)
+    last[:, _MIDDLE], shift[_MIDDLE] = weights[:, :N_LOG_HEADS], bias[:N_LOG_HEADS]
     shift[1:N_LOG_HEADS] += MILLISECONDS
-    doubt = model.doubt
-    last = np.concatenate([heads, doubt.width_weights], axis=1)
-    base = np.zeros((len(FEATURES), last.shape[1]))
+    last[:, _WIDTH], shift[_WIDTH] = doubt.width_weights, doubt.width_bias
+    last[:, _LOGIT], shift[_LOGIT] = doubt.starved_weights, doubt.starved_bias
+    last[:, _MARGIN], shift[_MARGIN] = weights[:, N_LOG_HEADS], bias[N_LOG_HEADS]
+    base = np.zeros((len(FEATURES), _N_KNOWN))
     for head, feature in enumerate(BASES):
         base[feature, head] = 1.0
-    learnt = graph.node(
-        "Gemm",
-        hidden,
-        graph.constant("weights_last", last),
-        graph.constant("bias_last", np.concatenate([shift, doubt.width_bias])),
-        name="learnt",
-    )
-    added = graph.node("Gemm", logs, graph.constant("physics", base), learnt, name="heads")
-    n_heads = len(HEADS)
-    cap = np.full(N_LOG_HEADS, np.float32(1e30))
-    cap[0] = 0.0
-    unbounded = graph.columns(added, 0, N_LOG_HEADS, "unbounded")
-    middle = graph.node("Min", unbounded, graph.constant("cap", cap), name="middle")
-    margin = graph.columns(added, N_LOG_HEADS, n_heads, "unbounded_margin")
-    margin = graph.node("Min", margin, graph.constant("one", [1.0]), name="margin")
-    width = graph.columns(added, n_heads, n_heads + N_LOG_HEADS, "log_width")
-    return middle, margin, graph.node("Exp", width, name="width")
+    base[FEATURE_INDEX["offered_tps"], _OFFERED] = 1.0
+    learnt = graph.gemm(hidden, last, shift, "learnt")
+    known = graph.node("Gemm", logs, graph.constant("physics", base), learnt, name="known")
+    # What is far out of range must not become an infinity that spoils its neighbours.
+    ends = graph.constant("least", -50.0), graph.constant("most", 50.0)
+    known = graph.node("Clip", known, *ends, name="bounded")
+    raised, above = graph.node("Exp", known, name="raised"), graph.node("Relu", known, name="above")
+    every = graph.node("Concat", known, raised, above, name="every", axis=1)
+    out = np.zeros((3 * _N_KNOWN, len(OUTPUTS)))
+    widths = range(_N_KNOWN + _WIDTH.start, _N_KNOWN + _WIDTH.stop)
+    for head in range(N_LOG_HEADS):
+        own = OUTPUTS.index(HEADS[head].name)
+        low, high = (OUTPUTS.index(f"{HEADS[head].name}_{end}") for end in ("low", "high"))
+        out[head, [own, low, high]] = 1.0
+        out[widths[head], low], out[widths[head], high] = -1.0, 1.0
+    throughput, logit = OUTPUTS.index("throughput_tps"), OUTPUTS.index("starved_probability")
+    out[0, throughput] = out[_OFFERED, throughput] = out[_LOGIT, logit] = 1.0
+    out[_MARGIN, OUTPUTS.index("slo_margin")] = 1.0
+    out[0, logit] = doubt.starved_slope
+    # Nobody serves more than is offered: the served fraction ends at 1 wherever it is used.
+    excess = 2 * _N_KNOWN
+    for column in ("served_fraction", "served_fraction_low", "served_fraction_high"):
+        out[excess, OUTPUTS.index(column)] = -1.0
+    out[excess, throughput], out[excess, logit] = -1.0, -doubt.starved_slope
+    cap = np.full(len(OUTPUTS), 60.0)
+    cap[OUTPUTS.index("served_fraction_high")], cap[OUTPUTS.index("slo_margin")] = 0.0, 1.0
+    drawn = graph.node("MatMul", every, graph.constant("draw", out), name="drawn")
+    return graph.node("Min", drawn, graph.constant("cap", cap), name="capped")
 
 
-def _outputs(graph: _Graph, model: Distilled, middle: str, margin: str, width: str) -> None:
-    low = graph.node("Sub", middle, width, name="low")
-    high = graph.node("Min", graph.node("Add", middle, width, name="above"), "cap", name="high")
-    every = graph.node("Concat", middle, low, high, name="log_figures", axis=1)
-    figures = graph.node("Exp", every, name="figures")
-    served = graph.columns(figures, 0, 1, "served")
-    times = graph.columns(figures, 1, N_LOG_HEADS, "times")
-    intervals = graph.columns(figures, N_LOG_HEADS, 3 * N_LOG_HEADS, "intervals")
-    place = FEATURE_INDEX["offered_tps"]
-    offered = graph.columns("features", place, place + 1, "offered")
-    throughput = graph.node("Mul", served, offered, name="throughput")
-    parts = (served, throughput, _starved(graph, model, middle, width), times, margin)
-    graph.node("Concat", *parts, _outside(graph, model), intervals, name="predictions", axis=1)
+def _outputs(graph: _Graph, before: str, outside: str) -> None:
+    """The last step: exponentials, the logistic of starvation, the margin as it is."""
+    n_logs = OUTPUTS.index("starved_probability")
+    sizes = graph.constant("sizes", [n_logs, 1, 1, 1], np.int64)
+    parts = ["logs_of_figures", "logit", "margin", "nothing"]
+    graph.nodes.append(helper.make_node("Split", [before, sizes], parts, "parts", axis=1))
+    figures = graph.node("Exp", parts[0], name="figures")
+    starved = graph.node("Sigmoid", parts[1], name="starved")
+    graph.node("Concat", figures, starved, parts[2], outside, name="predictions", axis=1)
 
 
-def _starved(graph: _Graph, model: Distilled, middle: str, width: str) -> str:
-    """Probability of starvation, from the distance to its edge in half widths."""
-    log_served = graph.columns(middle, 0, 1, "log_served")
-    own_width = graph.columns(width, 0, 1, "served_width")
-    edge = graph.constant("edge", [np.log(STARVED_BELOW)])
-    distance = graph.node(
-        "Div", graph.node("Sub", edge, log_served, name="to_edge"), own_width, name="distance"
-    )
-    slope = graph.constant("starved_slope", [model.doubt.starved_slope])
-    bias = graph.constant("starved_bias", [model.doubt.starved_bias])
-    logit = graph.node("Add", graph.node("Mul", distance, slope, name="steep"), bias, name="logit")
-    return graph.node("Sigmoid", logit, name="starved")
-
-
-def _outside(graph: _Graph, model: Distilled) -> str:
+def _outside(graph: _Graph, model: Distilled, logs: str) -> str:
     """1 where a raw feature lies outside the range of training, else 0."""
-    low = np.full(len(FEATURES), -1e30, dtype=np.float32)
-    high = np.full(len(FEATURES), 1e30, dtype=np.float32)
-    low[list(RAW)], high[list(RAW)] = model.low, model.high
-    inside = graph.node(
-        "Min",
-        graph.node("Max", "features", graph.constant("lowest", low), name="not_below"),
-        graph.constant("highest", high),
-        name="inside",
-    )
-    moved = graph.node("Sub", "features", inside, name="moved")
-    far = graph.node(
-        "ReduceMax", graph.node("Abs", moved, name="distance_out"), name="far", axes=[1]
-    )
+    n = len(RAW)
+    sides, edges = np.zeros((len(FEATURES), 2 * n)), np.concatenate([model.low, -model.high])
+    for i, feature in enumerate(RAW):
+        sides[feature, i], sides[feature, n + i] = -1.0, 1.0
+    beyond = graph.node("Relu", graph.gemm(logs, sides, edges, "sides"), name="beyond")
+    far = graph.node("ReduceMax", beyond, name="far", axes=[1])
     return graph.node("Sign", far, name="outside")

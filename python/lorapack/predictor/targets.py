@@ -69,15 +69,12 @@ MILLISECONDS = np.log(1e3)
 OUTPUTS: tuple[str, ...] = (
     "served_fraction",
     "throughput_tps",
-    "starved_probability",
-    "ttft_mean_ms",
-    "ttft_p99_ms",
-    "itl_mean_ms",
-    "itl_p99_ms",
-    "slo_margin",
-    "out_of_range",
+    *(head.name for head in HEADS[1:N_LOG_HEADS]),
     *(f"{head.name}_low" for head in HEADS[:N_LOG_HEADS]),
     *(f"{head.name}_high" for head in HEADS[:N_LOG_HEADS]),
+    "starved_probability",
+    "slo_margin",
+    "out_of_range",
 )
 """Columns of a model's output, in their order."""
 
@@ -88,13 +85,10 @@ class Prediction(NamedTuple):
     Attributes:
         served_fraction: Tokens served over tokens that really were offered, 0..1.
         throughput_tps: Prompt and output tokens of completed requests, tokens per second.
-        starved_probability: That less than 0.9 of the offered tokens are served, 0..1.
         ttft_mean_ms: Time to first token, mean over completed requests.
         ttft_p99_ms: The same, 99th percentile.
         itl_mean_ms: Time between tokens, mean.
         itl_p99_ms: The same, 99th percentile.
-        slo_margin: Room in the service level ``interactive``: 0 is its edge, 1 comfort.
-        out_of_range: Not 0 where a raw feature lies outside the range of training.
         served_fraction_low: Nine in ten runs serve more than this or so; with ``_high`` the
             interval that holds nine in ten. The other ``_low`` and ``_high`` likewise.
         ttft_mean_ms_low: Of ``ttft_mean_ms``.
@@ -106,17 +100,17 @@ class Prediction(NamedTuple):
         ttft_p99_ms_high: Of ``ttft_p99_ms``.
         itl_mean_ms_high: Of ``itl_mean_ms``.
         itl_p99_ms_high: Of ``itl_p99_ms``.
+        starved_probability: That less than 0.9 of the offered tokens are served, 0..1.
+        slo_margin: Room in the service level ``interactive``: 0 is its edge, 1 comfort.
+        out_of_range: Not 0 where a raw feature lies outside the range of training.
     """
 
     served_fraction: float
     throughput_tps: float
-    starved_probability: float
     ttft_mean_ms: float
     ttft_p99_ms: float
     itl_mean_ms: float
     itl_p99_ms: float
-    slo_margin: float
-    out_of_range: float
     served_fraction_low: float
     ttft_mean_ms_low: float
     ttft_p99_ms_low: float
@@ -127,6 +121,9 @@ class Prediction(NamedTuple):
     ttft_p99_ms_high: float
     itl_mean_ms_high: float
     itl_p99_ms_high: float
+    starved_probability: float
+    slo_margin: float
+    out_of_range: float
 
 
 BASES: tuple[int, ...] = tuple(FEATURE_INDEX[head.base] for head in HEADS if head.base is not None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,12 @@ Floats = "NDArray[np.float64]"
 COVERED = 0.9
 """Share of the runs that an interval is to hold."""
 
+SERVED_UNIT = 1 / 30
+"""Of the logarithm of the served fraction, in the regression of starvation: near 3 % are one."""
+
+EDGE = 1e-4
+"""Added to the range of training on either side, in logarithms."""
+
 LEAST_ROWS = 200
 """A sweep with fewer usable rows teaches nothing."""
 
@@ -91,12 +97,14 @@ class Doubt:
         width_weights: Logarithm of the intervals' half widths from the last hidden layer; shape
             (hidden, log heads).
         width_bias: The rest of it; conformal, so that intervals hold :data:`COVERED`.
-        starved_slope: Of the logit of starvation, by distance to its edge in half widths.
+        starved_weights: Logit of starvation from the last hidden layer; shape (hidden,).
+        starved_slope: By the logarithm of the served fraction.
         starved_bias: The rest of it.
     """
 
     width_weights: NDArray[np.float64]
     width_bias: NDArray[np.float64]
+    starved_weights: NDArray[np.float64]
     starved_slope: float
     starved_bias: float
 
@@ -108,7 +116,7 @@ class Distilled:
     Attributes:
         network: Features -> what is added to physics: the fitted scikit-learn pipeline.
         doubt: How far off it is.
-        low: Smallest value of each raw feature in training.
+        low: Smallest logarithm of each raw feature in training.
         high: Largest.
     """
 
@@ -143,40 +151,42 @@ class Distilled:
         Returns:
             Shape (rows, outputs), columns as in :data:`~lorapack.predictor.targets.OUTPUTS`.
         """
-        heads = self.network.predict(features) + _physics(self.log_features, features)
-        hidden = self.mlp.hidden(self.scaler.transform(self.log_features.transform(features)))
-        width = np.exp(hidden @ self.doubt.width_weights + self.doubt.width_bias)
-        return assembled(heads, width, features, self)
+        logs = self.log_features.transform(features)
+        hidden = self.mlp.hidden(self.scaler.transform(logs))
+        middle, margin = _heads(self, features)
+        doubt = self.doubt
+        width = np.exp(hidden @ doubt.width_weights + doubt.width_bias)
+        logit = hidden @ doubt.starved_weights + doubt.starved_slope * middle[:, 0]
+        raw = logs[:, list(RAW)]
+        outside = (raw < self.low).any(axis=1) | (raw > self.high).any(axis=1)
+        served = np.exp(middle[:, 0])
+        columns = [
+            served,
+            served * features[:, FEATURE_INDEX["offered_tps"]],
+            *np.exp(middle[:, 1:]).T,
+            *np.exp(middle - width).T,
+            *np.exp(np.minimum(middle + width, _CAP)).T,
+            1.0 / (1.0 + np.exp(-logit - doubt.starved_bias)),
+            np.minimum(margin, 1.0),
+            outside.astype(np.float64),
+        ]
+        return np.stack(columns, axis=1)
 
 
-def assembled(
-    heads: NDArray[np.float64],
-    width: NDArray[np.float64],
-    features: NDArray[np.float32],
-    model: Distilled,
-) -> NDArray[np.float64]:
-    """Heads and half widths, in logarithms, as outputs in their units."""
-    cap = np.full(N_LOG_HEADS, np.inf)
-    cap[0] = 0.0  # nobody serves more than is offered
-    middle = np.minimum(heads[:, :N_LOG_HEADS], cap)
-    low, high = middle - width, np.minimum(middle + width, cap)
-    served = np.exp(middle[:, :1])
-    edge = (np.log(STARVED_BELOW) - middle[:, 0]) / width[:, 0]
-    logit = model.doubt.starved_slope * edge + model.doubt.starved_bias
-    offered_tps = features[:, FEATURE_INDEX["offered_tps"]].astype(np.float64)
-    raw = features[:, list(RAW)]
-    outside = ((raw < model.low) | (raw > model.high)).any(axis=1)
-    columns = [
-        served[:, 0],
-        served[:, 0] * offered_tps,
-        1.0 / (1.0 + np.exp(-logit)),
-        *np.exp(middle[:, 1:]).T,
-        np.minimum(heads[:, -1], 1.0),
-        outside.astype(np.float64),
-        *np.exp(low).T,
-        *np.exp(high).T,
-    ]
-    return np.stack(columns, axis=1)
+_CAP = np.array([0.0, *([np.inf] * (N_LOG_HEADS - 1))])
+"""Nobody serves more than is offered."""
+
+
+_NO_DOUBT = Doubt(np.empty((0, 0)), np.empty(0), np.empty(0), 0.0, 0.0)
+"""Until it is learnt."""
+
+
+def _heads(
+    model: Distilled, features: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logarithms of the heads that have one, and the margin."""
+    heads = model.network.predict(features) + _physics(model.log_features, features)
+    return np.minimum(heads[:, :N_LOG_HEADS], _CAP), heads[:, N_LOG_HEADS]
 
 
 def _physics(log: LogFeatures, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -259,43 +269,42 @@ def distil(learn: Rows, doubt: Rows, seed: int = 0, mlp: Committee | None = None
     network = pipeline(mlp or Committee(random_state=seed))
     log = LogFeatures().fit(learn.features)
     network.fit(learn.features, _logs(learn.labels) - _physics(log, learn.features))
-    raw = np.concatenate([learn.features, doubt.features])[:, list(RAW)].astype(np.float64)
+    raw = log.transform(np.concatenate([learn.features, doubt.features]))[:, list(RAW)]
     # A little beyond what was seen: float32 in a graph must not flag the edge itself.
-    low, high = raw.min(axis=0), raw.max(axis=0)
-    model = Distilled(network, _certain(network), low * (1 - 1e-5), high * (1 + 1e-5))
-    return Distilled(network, _doubt(model, doubt, seed), model.low, model.high)
-
-
-def _certain(network: TransformedTargetRegressor) -> Doubt:
-    hidden = len(network.regressor_["mlp"].layers_[-1][0])
-    return Doubt(np.zeros((hidden, N_LOG_HEADS)), np.zeros(N_LOG_HEADS), 1.0, 0.0)
+    model = Distilled(network, _NO_DOUBT, raw.min(axis=0) - EDGE, raw.max(axis=0) + EDGE)
+    return replace(model, doubt=_doubt(model, doubt, seed))
 
 
 def _doubt(model: Distilled, rows: Rows, seed: int) -> Doubt:
     """Learns half widths on one half of the fleets, and makes them hold on the other."""
     inputs = model.scaler.transform(model.log_features.transform(rows.features))
     hidden = model.mlp.hidden(inputs)
-    heads = model.network.predict(rows.features) + _physics(model.log_features, rows.features)
-    middle = heads[:, :N_LOG_HEADS].copy()
-    middle[:, 0] = np.minimum(middle[:, 0], 0.0)
+    middle, _ = _heads(model, rows.features)
     off = np.abs(_logs(rows.labels)[:, :N_LOG_HEADS] - middle)
     fleets = np.unique(rows.fleet)
     first = np.random.Generator(np.random.PCG64([seed, 1])).random(len(fleets)) < 0.5
     shape = first[np.searchsorted(fleets, rows.fleet)]
     ridge = Ridge(alpha=100.0).fit(hidden[shape], np.log(off[shape] + 1e-3))
     score = off[~shape] / np.exp(ridge.predict(hidden[~shape]))
-    n = len(score)
-    level = min(1.0, np.ceil((n + 1) * COVERED) / n)
-    factor = np.quantile(score, level, axis=0, method="higher")
-    bias = ridge.intercept_ + np.log(factor)
-    width = np.exp(hidden @ ridge.coef_.T + bias)
-    edge = (np.log(STARVED_BELOW) - middle[:, :1]) / width[:, :1]
+    level = min(1.0, np.ceil((len(score) + 1) * COVERED) / len(score))
+    bias = ridge.intercept_ + np.log(np.quantile(score, level, axis=0, method="higher"))
+    return Doubt(ridge.coef_.T, bias, *_starvation(hidden, middle[:, 0], rows))
+
+
+def _starvation(
+    hidden: NDArray[np.float64], log_served: NDArray[np.float64], rows: Rows
+) -> tuple[NDArray[np.float64], float, float]:
+    """A logistic regression on what the network knows; weights, slope and bias."""
     starved = rows.labels[:, 0] < STARVED_BELOW
     if starved.all() or not starved.any():
-        return Doubt(ridge.coef_.T, bias, 1.0, 0.0)
-    logistic = LogisticRegression(C=10.0).fit(np.clip(edge, -20.0, 20.0), starved)
-    slope, intercept = float(logistic.coef_[0, 0]), float(logistic.intercept_[0])
-    return Doubt(ridge.coef_.T, bias, slope, intercept)
+        return np.zeros(hidden.shape[1]), -1.0 / SERVED_UNIT, float(np.log(STARVED_BELOW))
+    scaler = StandardScaler().fit(hidden)
+    inputs = np.column_stack([log_served / SERVED_UNIT, scaler.transform(hidden)])
+    logistic = LogisticRegression(C=0.03, max_iter=1000).fit(inputs, starved)
+    slope, *weights = logistic.coef_[0]
+    own = np.array(weights) / scaler.scale_
+    bias = float(logistic.intercept_[0] - own @ scaler.mean_)
+    return own, float(slope / SERVED_UNIT), bias
 
 
 def errors(outputs: NDArray[np.float64], rows: Rows) -> dict[str, dict[str, float]]:
@@ -388,8 +397,8 @@ def train(
         targets=errors(outputs, kept_aside),
         by_kind=by_kind,
         ranges={
-            FEATURES[i].name: (float(low), float(high))
-            for i, low, high in zip(RAW, model.low, model.high, strict=True)
+            FEATURES[i].name: (float(learn.features[:, i].min()), float(learn.features[:, i].max()))
+            for i in RAW
         },
         seed=seed,
         definition=read_sweep_definition(folder).identity,

@@ -43,7 +43,8 @@ def test_a_row_outside_the_range_of_training_is_flagged(distilled, predictor, ke
     rows = kept_aside.features[draw.integers(0, len(kept_aside), 1000)].copy()
     for row in rows:
         at = draw.integers(len(RAW))
-        high, low = distilled.high[at], distilled.low[at]
+        offset = distilled.log_features.offset_[RAW[at]]
+        high, low = (np.exp(edge[at]) - offset for edge in (distilled.high, distilled.low))
         outside = high * 1.01 + 0.01 if draw.random() < 0.5 or low < 0.1 else low * 0.99 - 0.001
         row[RAW[at]] = outside
     assert (predictor.predict_many(rows)[:, place] > 0).mean() > 0.99
