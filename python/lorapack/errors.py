@@ -35,6 +35,13 @@ class LorapackError(Exception):
 
     Attributes:
         exit_code: What the command line returns for it.
+
+    Example:
+        >>> try:
+        ...     raise Infeasible("90 requests/s exceed one GPU")
+        ... except LorapackError as error:
+        ...     error.exit_code
+        3
     """
 
     exit_code: int = EXIT_BAD_INPUT

@@ -164,6 +164,11 @@ class Fleet:
 
         Raises:
             InputError: A name is not in this fleet, or stands twice.
+
+        Example:
+            >>> fleet = Fleet([Adapter("a", 8, 0.5), Adapter("b", 16, 1.5)])
+            >>> len(fleet.subset(["b"]))
+            1
         """
         return Fleet([self[name] for name in names], self.provenance)
 
@@ -172,6 +177,10 @@ class Fleet:
 
         Returns:
             Strings, ``rank`` as Int64, numbers as Float64; blanks are null.
+
+        Example:
+            >>> Fleet([Adapter("a", 8, 0.5)]).frame().select("adapter", "rank", "rate_rps").rows()
+            [('a', 8, 0.5)]
         """
         import polars as pl
 

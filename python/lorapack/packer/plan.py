@@ -94,6 +94,16 @@ class PlannedGpu:
 class Plan:
     """A placement with its evidence; `lorapack pack -o` writes it, `Plan.read` reads it back.
 
+    Example:
+        >>> import tempfile
+        >>> import lorapack as lp
+        >>> fleet = [lp.Adapter("sql", rank=16, rate_rps=0.5)]
+        >>> plan = lp.pack(lp.Profile.load(), fleet, n_seeds=1)
+        >>> file = tempfile.mkdtemp() + "/plan.json"
+        >>> plan.write(file)
+        >>> [row.adapter for gpu in Plan.read(file).gpus for row in gpu.adapters]
+        ['sql']
+
     Attributes:
         n_gpus: GPUs used.
         lower_bound: GPUs that no plan goes below, as a float.

@@ -125,6 +125,16 @@ class GpuState:
 
         Raises:
             Infeasible: The engine would not start.
+
+        Example:
+            >>> from lorapack import Adapter, GpuState, Predictor
+            >>> model = Predictor.load("llama-3.1-8b/h100-64gb/vllm-0.8.5")
+            >>> state = GpuState(model, max_lora_rank=8)
+            >>> newcomer = Adapter("sql", rank=8, rate_rps=0.5)
+            >>> tried = state.copy()
+            >>> tried.add(newcomer)
+            >>> tried.predict().slo_margin > 0, len(state)
+            (True, 0)
         """
         return self.model.tell(self.features(max_loras))
 

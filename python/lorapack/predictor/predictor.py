@@ -64,6 +64,11 @@ class Predictor:
         Raises:
             InputError: There is no such model, it is of another version, or the profile has changed
                 since it was trained.
+
+        Example:
+            >>> model = Predictor.load("llama-3.1-8b/h100-64gb/vllm-0.8.5")
+            >>> "served_fraction" in model.targets, "ttft_p99_ms" in model.targets
+            (True, True)
         """
         if isinstance(source, Profile):
             return _of_profile(source, stale=stale)
@@ -101,6 +106,15 @@ class Predictor:
 
         Raises:
             InputError: The matrix has another number of columns.
+
+        Example:
+            >>> from lorapack import Adapter, GpuState
+            >>> model = Predictor.load("llama-3.1-8b/h100-64gb/vllm-0.8.5")
+            >>> state = GpuState(model, max_lora_rank=8)
+            >>> state.add(Adapter("sql", rank=8, rate_rps=0.5))
+            >>> rows = np.vstack([state.features(max_loras=slots) for slots in (1, 2, 4)])
+            >>> model.predict_many(rows).shape == (3, len(model.targets))
+            True
         """
         if features.ndim != 2 or features.shape[1] != len(FEATURES):
             mend = f"give a matrix of {len(FEATURES)} columns, as lorapack.predictor.features says"

@@ -147,7 +147,12 @@ class Profile:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Names of the profiles that come with lorapack."""
+        """Names of the profiles that come with lorapack.
+
+        Example:
+            >>> DEFAULT_PROFILE in Profile.names()
+            True
+        """
         files = (entry.name for entry in _BUILTIN.iterdir())
         return tuple(sorted(_name_of(file) for file in files if file.endswith(".toml")))
 
@@ -160,6 +165,10 @@ class Profile:
 
         Raises:
             InputError: No such profile, or something in it that cannot be used.
+
+        Example:
+            >>> Profile.load("qwen-2.5-7b/h100-64gb/vllm-0.8.5").model.num_hidden_layers
+            28
         """
         given = os.fspath(name_or_path)
         if given in cls.names():
@@ -252,7 +261,13 @@ class Profile:
         )
 
     def to_toml(self) -> str:
-        """The text of the profile's TOML file; :meth:`from_toml` gives an equal profile back."""
+        """The text of the profile's TOML file; :meth:`from_toml` gives an equal profile back.
+
+        Example:
+            >>> profile = Profile.load()
+            >>> Profile.from_toml(profile.to_toml()) == profile
+            True
+        """
         import tomli_w  # only writers need it
 
         return tomli_w.dumps(write_section(self))
@@ -266,6 +281,13 @@ class Profile:
 
         Raises:
             InputError: It exists and ``force`` is off, or it cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> file = Path(tempfile.mkdtemp(), "mine.toml")
+            >>> Profile.load().write(file)
+            >>> Profile.load(file) == Profile.load()
+            True
         """
         with atomic_file(path, force=force) as partial:
             partial.write_text(self.to_toml(), encoding="utf-8")

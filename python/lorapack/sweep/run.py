@@ -92,6 +92,7 @@ def run_sweep(
         >>> import tempfile, pathlib
         >>> definition = Sweep.from_toml('''
         ...     duration_s = 60
+        ...     [engine]
         ...     max_loras = 4
         ...     [design]
         ...     kind = "grid"

@@ -105,6 +105,15 @@ class Trace:
 
         Raises:
             InputError: The suffix is neither, or the file exists and ``force`` is off.
+
+        Example:
+            >>> import tempfile
+            >>> rows = {"arrival_s": [0.5], "adapter": ["a"], "prompt_tokens": [9],
+            ...     "output_tokens": [3]}
+            >>> path = Path(tempfile.mkdtemp(), "trace.parquet")
+            >>> Trace(pl.DataFrame(rows, schema=dict(SCHEMA)), "by hand").write(path)
+            >>> len(Trace.read(path))
+            1
         """
         content = self._content(Path(path).suffix.lower(), dict(provenance or {}))
         if content is None:

@@ -54,6 +54,15 @@ class KvUsage:
 class Result:
     """What a run came to.
 
+    Example:
+        >>> import lorapack as lp
+        >>> fleet = lp.Fleet([lp.Adapter("sql", rank=16, rate_rps=0.5)])
+        >>> result = lp.simulate(lp.Profile.load(), fleet, duration_s=120, records=True)
+        >>> result.requests.height == result.offered, result.steps.height == result.n_steps
+        (True, True)
+        >>> result.per_adapter["adapter"].to_list(), 0 < result.ttft_ms.p50 <= result.ttft_ms.p99
+        (['sql'], True)
+
     Attributes:
         scenario: What was run.
         wall_s: What it took here, seconds.
