@@ -1,5 +1,8 @@
 //! The plain rules against recordings of the real scheduler and the real adapter caches.
-#![expect(clippy::print_stdout, reason = "a test that compares nothing must say so")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a test that compares nothing must say so"
+)]
 
 use std::fs::File;
 use std::io::Read;
