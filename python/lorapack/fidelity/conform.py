@@ -14,6 +14,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -229,36 +230,46 @@ class _Recording:
     def column(self, key: str) -> NDArray[np.uint32]:
         """One number a step."""
         values = [step.get(key) for step in self.steps]
-        for index, value in enumerate(values):
-            if not _is_count(value):
-                raise self.wrong(index + 2, key, value, "give a whole number of 0 or more")
-        return np.array(values, dtype=np.uint32)
+        array = _whole_numbers(values)
+        if array is None:
+            index = next(i for i, value in enumerate(values) if not _is_count(value))
+            raise self.wrong(index + 2, key, values[index], "give a whole number of 0 or more")
+        return array
 
     def lists(self, key: str) -> dict[str, NDArray[np.uint32]]:
         """One list of numbers a step: all values, and how many each step has."""
-        lists = [step.get(key) for step in self.steps]
-        for index, values in enumerate(lists):
-            if not isinstance(values, list) or not all(map(_is_count, values)):
-                raise self.wrong(index + 2, key, values, "give a list of whole numbers")
-        return _flat(key, lists)  # type: ignore[arg-type]
+        lists: list[Any] = [step.get(key) for step in self.steps]
+        array = _whole_numbers(list(chain.from_iterable(lists))) if _are_lists(lists) else None
+        if array is None:
+            index = next(i for i, values in enumerate(lists) if not _is_list_of(_is_count, values))
+            raise self.wrong(index + 2, key, lists[index], "give a list of whole numbers")
+        return {key: array, f"{key}_sizes": _array(map(len, lists))}
 
-    def pairs(self, key: str, is_first: Callable[[object], bool]) -> list[list[tuple[Any, int]]]:
-        """One list of pairs a step: something, and a whole number."""
-        lists = [step.get(key) for step in self.steps]
-        for index, pairs in enumerate(lists):
-            if not isinstance(pairs, list) or not all(_is_pair(pair, is_first) for pair in pairs):
-                raise self.wrong(index + 2, key, pairs, "give a list of pairs")
-        return lists  # type: ignore[return-value]
+    def pairs(
+        self, key: str, firsts: Callable[[list[Any]], NDArray[np.uint32] | None]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32]]:
+        """One list of pairs a step: all firsts (as numbers), all seconds, and each step's count."""
+        lists: list[Any] = [step.get(key) for step in self.steps]
+        columns = _pair_columns(lists, firsts)
+        if columns is None:
+
+            def is_pair(pair: object) -> bool:
+                return _pair_columns([[pair]], firsts) is not None
+
+            index = next(i for i, pairs in enumerate(lists) if not _is_list_of(is_pair, pairs))
+            raise self.wrong(index + 2, key, lists[index], "give a list of pairs")
+        return *columns, _array(map(len, lists))
 
 
 def _schedule(recording: _Recording) -> _Found:
     """Replays scheduling decisions."""
-    scheduled = recording.pairs("scheduled", _is_count)
+    requests, tokens, sizes = recording.pairs("scheduled", _whole_numbers)
     columns = {
         **_requests(recording),
         **{name: recording.column(name) for name in STEP_COUNTS},
-        **_flat("scheduled", [[request for request, _ in pairs] for pairs in scheduled]),
-        "scheduled_tokens": _array(tokens for pairs in scheduled for _, tokens in pairs),
+        "scheduled": requests,
+        "scheduled_sizes": sizes,
+        "scheduled_tokens": tokens,
     }
     for name in STEP_LISTS:
         columns.update(recording.lists(name))
@@ -309,17 +320,13 @@ def _settings(recording: _Recording) -> _native.EngineSettings:
 
 def _residency(recording: _Recording) -> _Found:
     """Replays adapter residency."""
-    events = recording.pairs("events", lambda kind: kind in EVENTS)
+    kinds, adapters, sizes = recording.pairs("events", _event_kinds)
     batch = recording.lists("batch")
-    for column in (batch["batch"], _array(adapter for pairs in events for _, adapter in pairs)):
+    for column in (batch["batch"], adapters):
         if column.size and column.max() >= MOST_ADAPTERS:
             mend = f"number the adapters below {MOST_ADAPTERS}"
             raise InputError(recording.file, "batch", int(column.max()), mend)
-    columns = {
-        **batch,
-        **_flat("events", [[adapter for _, adapter in pairs] for pairs in events]),
-        "event_kinds": _array(EVENTS.index(kind) for pairs in events for kind, _ in pairs),
-    }
+    columns = {**batch, "events": adapters, "events_sizes": sizes, "event_kinds": kinds}
     max_loras = recording.setting("max_loras", 1)
     return _native.conform_residency(
         columns,
@@ -369,13 +376,41 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST
 
 
-def _is_pair(pair: object, is_first: Callable[[object], bool]) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and is_first(pair[0]) and _is_count(pair[1])
+def _is_list_of(is_item: Callable[[object], bool], values: object) -> bool:
+    return isinstance(values, list) and all(map(is_item, values))
 
 
-def _flat(name: str, lists: Sequence[Sequence[int]]) -> dict[str, NDArray[np.uint32]]:
-    values = _array(value for values in lists for value in values)
-    return {name: values, f"{name}_sizes": _array(map(len, lists))}
+def _are_lists(values: Iterable[object]) -> bool:
+    return set(map(type, values)) <= {list}
+
+
+def _whole_numbers(values: Sequence[Any]) -> NDArray[np.uint32] | None:
+    """The values as an array, or ``None`` if one is not a count: all at once, they are millions."""
+    if not set(map(type, values)) <= {int}:
+        return None
+    if values and not (min(values) >= 0 and max(values) < LARGEST):
+        return None
+    return np.fromiter(values, dtype=np.uint32, count=len(values))
+
+
+def _event_kinds(kinds: Sequence[Any]) -> NDArray[np.uint32] | None:
+    """Numbers of the events, or ``None`` if one is unknown."""
+    if not set(map(type, kinds)) <= {str} or not set(kinds) <= set(EVENTS):
+        return None
+    return _array(map(EVENTS.index, kinds))
+
+
+def _pair_columns(
+    lists: Sequence[Any], firsts: Callable[[list[Any]], NDArray[np.uint32] | None]
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32]] | None:
+    """Lists of pairs as two columns, or ``None`` if they are not that."""
+    if not _are_lists(lists):
+        return None
+    pairs = list(chain.from_iterable(lists))
+    if not _are_lists(pairs) or not set(map(len, pairs)) <= {2}:
+        return None
+    first, second = firsts([pair[0] for pair in pairs]), _whole_numbers([pair[1] for pair in pairs])
+    return None if first is None or second is None else (first, second)
 
 
 def _array(values: Iterable[int]) -> NDArray[np.uint32]:
