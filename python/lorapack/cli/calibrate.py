@@ -4,31 +4,60 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lorapack.cli.output import OUTPUT_FILE, Printer, Table, common_options, force_option
 from lorapack.errors import InputError
 
-INPUT_FOLDER: click.Path = click.Path(exists=True, file_okay=False, path_type=Path)
+if TYPE_CHECKING:
+    from lorapack.profile.profile import Profile
+
+DEFAULT_BASE = "llama-3.1-8b/h100-64gb/vllm-0.8.5"
+"""The profile that a history is read against."""
 
 
-@click.command(epilog="Example: lorapack calibrate ../shared/data/vllm-h100 -o profile.toml")
-@click.argument("folder", metavar="DATA", type=INPUT_FOLDER)
+@click.command(
+    epilog="Example: lorapack calibrate ../shared/data/vllm-h100 -o profile.toml "
+    "(or: lorapack calibrate --prometheus http://localhost:9090 -o profile.toml)"
+)
+@click.argument("sources", metavar="DATA...", nargs=-1)
 @click.option("-o", "--output", type=OUTPUT_FILE, help="Write the profile here (TOML).")
 @click.option("--model", help="Which of the folder's models (default: the first by name).")
 @click.option("--leave-out", multiple=True, metavar="CASE", help="Do not fit to this case's runs.")
 @click.option("--jobs", type=click.IntRange(1), help="Threads (default: all cores).")
+@click.option(
+    "--prometheus",
+    is_flag=True,
+    help="DATA is a metric history: files, or a URL.",
+)
+@click.option(
+    "--profile",
+    default=DEFAULT_BASE,
+    show_default=True,
+    help="Keeps what is not shown.",
+)
+@click.option("--hours", type=float, default=24.0, help="How much history to ask a URL for.")
+@click.option("--max-loras", type=click.IntRange(0), help="Slots, if the history does not say.")
+@click.option("--max-lora-rank", type=click.IntRange(1), default=16, show_default=True)
+@click.option("--adapters", type=click.IntRange(0), help="Adapters in the CPU cache.")
 @force_option
 @common_options
 def command(
-    folder: Path,
+    sources: tuple[str, ...],
     output: Path | None,
     model: str | None,
     leave_out: tuple[str, ...],
     jobs: int | None,
+    prometheus: bool,
+    profile: str,
+    hours: float,
+    max_loras: int | None,
+    max_lora_rank: int,
+    adapters: int | None,
     force: bool,
     out: Printer,
     seed: int,  # noqa: ARG001 - every command takes it; the fit draws from fixed seeds
@@ -36,17 +65,58 @@ def command(
     """Fit a profile from measurements.
 
     DATA is a folder of a serving campaign (the files of data/vllm-h100) or of step recordings (of
-    data/vllm-cpu), told apart by what it holds.
+    data/vllm-cpu), told apart by what it holds; with --prometheus, the metric history of a running
+    server.
     """
     from lorapack.atomic_file import refuse_to_overwrite, write_text
-    from lorapack.fidelity.calibrate import campaign, recordings
 
     if output is not None:
         refuse_to_overwrite(output, force=force)
     begin = time.perf_counter()
+    if prometheus:
+        fitted, result = _from_history(
+            sources, Server(profile, hours, max_loras, max_lora_rank, adapters)
+        )
+    else:
+        fitted, result = _from_folder(sources, model, leave_out, jobs, out)
+    if output is not None:
+        write_text(output, fitted.to_toml(), force=force)
+    result = {"profile": fitted.name, "file": output, **result}
+    result["wall_s"] = time.perf_counter() - begin
+    tables = [
+        Table(f"{part} of {fitted.name}", ("part", "figure", "value"), _flat(result[part]))
+        for part in ("residuals", "coverage")
+        if part in result
+    ]
+    out.result(result, *tables, *([] if output is not None else [fitted.to_toml()]))
+
+
+@dataclass(frozen=True)
+class Server:
+    """What is said on the command line of a server whose history is read."""
+
+    profile: str
+    hours: float
+    max_loras: int | None
+    max_lora_rank: int
+    adapters: int | None
+
+
+def _from_folder(
+    sources: tuple[str, ...],
+    model: str | None,
+    leave_out: tuple[str, ...],
+    jobs: int | None,
+    out: Printer,
+) -> tuple[Profile, dict[str, Any]]:
+    from lorapack.fidelity.calibrate import campaign, recordings
+
+    if len(sources) != 1 or not Path(sources[0]).is_dir():
+        given = " ".join(sources) or None
+        raise InputError("calibrate", "DATA", given, "give one folder of measurements")
+    folder = Path(sources[0])
     if campaign.is_campaign(folder):
-        models = campaign.campaign_models(folder)
-        chosen = _chosen(models, model, folder, out)
+        chosen = _chosen(campaign.campaign_models(folder), model, folder, out)
         fit = campaign.fit_campaign(
             folder,
             chosen,
@@ -55,37 +125,72 @@ def command(
             jobs=jobs,
             on_stage=lambda stage: out.note(f"{chosen}: {stage}"),
         )
-        profile, residuals = fit.profile, fit.residuals()
-    elif recordings.is_recordings(folder):
-        recorded = recordings.read_recordings(folder)
-        bare, of_steps = recordings.profile_of_recordings(
-            recorded, command=_command(folder, None, ()), source=f"step recordings in {folder.name}"
-        )
-        profile = campaign.rounded(bare)
-        residuals = {
-            "total_error_percent": of_steps.total_error_percent,
-            "step_error_ms": of_steps.step_error_ms,
-            "fitted": [recording.name for recording in recorded if recording.grouped],
-        }
-    else:
+        return fit.profile, {"residuals": fit.residuals()}
+    if not recordings.is_recordings(folder):
         wanted = ", ".join(campaign.FILES)
         mend = f"give a folder with {wanted}; or with NAME{recordings.STEPS} and its companions"
         raise InputError(folder, None, None, mend)
-    text = profile.to_toml()
-    if output is not None:
-        write_text(output, text, force=force)
-    result: dict[str, Any] = {
-        "profile": profile.name,
-        "file": output,
-        "residuals": residuals,
-        "wall_s": time.perf_counter() - begin,
-    }
-    rows = [(part, key, value) for part, key, value in _flat(residuals)]
-    out.result(
-        result,
-        Table(f"residuals of {profile.name}", ("part", "figure", "value"), rows),
-        *([] if output is not None else [text]),
+    recorded = recordings.read_recordings(folder)
+    fitted, of_steps = recordings.profile_of_recordings(
+        recorded, command=_command(folder, None, ()), source=f"step recordings in {folder.name}"
     )
+    residuals = {
+        "total_error_percent": of_steps.total_error_percent,
+        "step_error_ms": of_steps.step_error_ms,
+        "fitted": [recording.name for recording in recorded if recording.grouped],
+    }
+    return campaign.rounded(fitted), {"residuals": residuals}
+
+
+def _from_history(sources: tuple[str, ...], server: Server) -> tuple[Profile, dict[str, Any]]:
+    from lorapack.fidelity.calibrate import campaign, passive, prometheus
+    from lorapack.fidelity.calibrate.windows import Setting
+    from lorapack.profile.profile import Profile
+
+    if not sources:
+        raise InputError("calibrate", "DATA", None, "give metric files, or the URL of Prometheus")
+    if sources[0].startswith(("http://", "https://")):
+        now = time.time()
+        samples = prometheus.read_server(sources[0], now - server.hours * 3600, now)
+    else:
+        samples = prometheus.read_files([Path(source) for source in sources])
+    base = Profile.load(server.profile)
+    slots = samples.max_loras if server.max_loras is None else server.max_loras
+    if slots is None:
+        raise InputError(sources[0], "--max-loras", None, "the history does not say: give it")
+    capacity = samples.kv_cache_tokens
+    if capacity is None:
+        capacity = base.memory_plan(
+            max_loras=slots, max_lora_rank=server.max_lora_rank
+        ).kv_cache_tokens
+    setting = Setting(
+        max_loras=slots,
+        max_lora_rank=server.max_lora_rank,
+        kv_cache_tokens=capacity,
+        max_num_batched_tokens=base.engine.max_num_batched_tokens,
+        block_size=samples.block_size or base.engine.block_size,
+        cpu_loras=slots if server.adapters is None else server.adapters,
+    )
+    history = samples.history(sources[0])
+    fit = passive.fit_history(
+        [(history, setting)],
+        base,
+        source="metric history of a running server",
+        command="lorapack calibrate --prometheus",
+    )
+    error = fit.step_time.error_percent["windows"]
+    residuals = {
+        "step_time": {
+            "median_error_percent": error,
+            "bias_percent": fit.step_time.bias_percent["windows"],
+        }
+    }
+    coverage = {name: asdict(seen) for name, seen in fit.coverage.items()}
+    return campaign.rounded(fit.profile), {
+        "residuals": residuals,
+        "windows": fit.n_windows,
+        "coverage": coverage,
+    }
 
 
 def _chosen(models: list[str], model: str | None, folder: Path, out: Printer) -> str:

@@ -59,8 +59,8 @@ class FrontEndFit:
     Attributes:
         front_end: The constants.
         itl_error_percent: Mean absolute error of the time between tokens over the time per token.
-        ttft_error_percent: Mean absolute error of the mean time to first token.
-        ttft_p50_error_percent: The same of its median.
+        ttft_error_percent: Absolute error of the mean time to first token, median over the runs.
+        ttft_p50_error_percent: The same of the run's median.
         n: Runs.
     """
 
@@ -132,7 +132,7 @@ def fit_times(
         front_end = _stepped(front_end, names, np.column_stack(slopes), now.ravel())
     last = np.abs(np.expm1(errors(front_end))) * 100
     return FrontEndFit(
-        front_end, 0.0, float(last[:, 0].mean()), float(last[:, 1].mean()), len(runs)
+        front_end, 0.0, float(np.median(last[:, 0])), float(np.median(last[:, 1])), len(runs)
     )
 
 
