@@ -64,27 +64,24 @@ def test_the_same_bytes_for_any_number_of_jobs(definition, tmp_path):
     assert contents(tmp_path / "jobs1") == contents(tmp_path / "jobs2")
 
 
-def test_killed_at_any_moment_it_resumes_to_the_same_bytes(definition, tmp_path):
-    whole = tmp_path / "whole"
-    run_sweep(definition, whole, chunk=4)
-    killed = tmp_path / "killed"
+def kill_until_done(definition, folder, runs):
+    """Starts the sweep again and again, each time killed a random while after its next part."""
     command = [
         sys.executable,
         "-c",
         "import sys; from lorapack.sweep import run_sweep;"
         "run_sweep(sys.argv[1], sys.argv[2], chunk=4, resume=True)",
         str(definition),
-        str(killed),
+        str(folder),
     ]
     draw = random.Random(0)
     kills = 0
-    for _ in range(60):
+    for _ in range(runs):
         process = subprocess.Popen(command)
         begun = time.monotonic()
-        # Wait until it works, then a random while.
-        parts = len(list(killed.glob("scenarios/*.parquet")))
+        parts = len(list(folder.glob("scenarios/*.parquet")))
         while process.poll() is None and time.monotonic() - begun < 60:
-            if len(list(killed.glob("scenarios/*"))) > parts:
+            if len(list(folder.glob("scenarios/*"))) > parts:
                 break
             time.sleep(0.005)
         time.sleep(draw.uniform(0.0, 0.05))
@@ -92,8 +89,17 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(definition, tmp_path)
             process.send_signal(signal.SIGKILL)
             kills += 1
         if process.wait() == 0:
-            break
-    assert kills >= 2
+            return kills
+    run_sweep(definition, folder, chunk=4, resume=True)
+    return kills
+
+
+@pytest.mark.parametrize("runs", [2, pytest.param(60, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_resumes_to_the_same_bytes(definition, tmp_path, runs):
+    definition.write_text(DEFINITION.replace("n = 40", "n = 200"))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_sweep(definition, whole, chunk=4)
+    assert kill_until_done(definition, killed, runs) >= 2
     assert contents(killed) == contents(whole)
 
 
