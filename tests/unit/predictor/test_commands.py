@@ -1,0 +1,85 @@
+"""``lorapack predict`` and ``lorapack train``, as typed."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lorapack.cli.predict import command as predict
+from lorapack.cli.train import command as train
+from lorapack.predictor.features import FEATURE_NAMES
+from lorapack.predictor.targets import OUTPUTS
+
+
+@pytest.fixture
+def fleet_path(tmp_path):
+    path = tmp_path / "fleet.csv"
+    path.write_text("adapter,rank,rate_rps\na,8,0.5\nb,16,0.25\n")
+    return path
+
+
+def run(command, *arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_a_fleet_gives_one_prediction(model_path, fleet_path):
+    done = run(predict, fleet_path, "--model", model_path, "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert set(OUTPUTS) <= set(told)
+    assert 0.7 < told["served_fraction"] <= 1.0
+
+
+def test_rows_of_features_give_a_prediction_each(model_path, fleet_path, tmp_path):
+    rows = tmp_path / "rows.csv"
+    run(predict, fleet_path, "--model", model_path, "--features-out", rows)
+    with rows.open() as file:
+        assert tuple(csv.DictReader(file).fieldnames) == FEATURE_NAMES
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join([lines[0], lines[1], lines[1]]))
+    told = json.loads(run(predict, rows, "--model", model_path, "--json").stdout)
+    assert len(told["predictions"]) == 2
+    assert told["predictions"][0] == told["predictions"][1]
+
+
+def test_a_missing_feature_is_named(model_path, tmp_path):
+    from lorapack.errors import InputError
+
+    rows = tmp_path / "rows.csv"
+    rows.write_text("n_adapters,rate_rps\n1,2\n")
+    done = run(predict, rows, "--model", model_path)
+    assert isinstance(done.exception, InputError)
+    assert done.exception.place == "column offered_tps"
+
+
+def test_the_onnx_example_needs_onnxruntime_alone(model_path, fleet_path, tmp_path, repository):
+    rows = tmp_path / "rows.csv"
+    run(predict, fleet_path, "--model", model_path, "--features-out", rows)
+    example = repository / "examples" / "onnx_only.py"
+    assert "lorapack" not in [
+        line.split()[1].split(".")[0]
+        for line in example.read_text().splitlines()
+        if line.startswith(("import ", "from "))
+    ]
+    done = subprocess.run(
+        [sys.executable, example, model_path, rows], capture_output=True, text=True, check=True
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["served_fraction"] > 0.7
+
+
+def test_train_says_what_the_model_is_worth(swept, tmp_path, monkeypatch):
+    from lorapack.predictor import estimators
+
+    monkeypatch.setattr(
+        estimators.Committee.__init__, "__defaults__", (1, (16, 8), (3e-3,), (10,), 64, 1e-4, 0)
+    )
+    done = run(train, swept, "-o", tmp_path / "model.onnx", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert {"throughput_tps", "itl_mean_ms", "starved_probability"} <= set(told["targets"])
+    assert Path(told["file"]).is_file()
