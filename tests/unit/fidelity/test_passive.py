@@ -13,7 +13,7 @@ import pytest
 from lorapack.errors import InputError
 from lorapack.fidelity.calibrate.passive import fit_history
 from lorapack.fidelity.calibrate.prometheus import read_files
-from lorapack.fidelity.calibrate.windows import Setting, cut
+from lorapack.fidelity.calibrate.windows import Setting, cut, without_swaps
 from lorapack.fleet.adapter import Adapter
 from lorapack.fleet.fleet import Fleet
 from lorapack.profile.profile import Profile
@@ -26,7 +26,7 @@ NAMES = {
     "prompt_tokens": "vllm:prompt_tokens_total",
     "generation_tokens": "vllm:generation_tokens_total",
 }
-SLOTS, RANK, ADAPTERS, KV_TOKENS = 32, 16, 48, 200_000
+SLOTS, RANK, ADAPTERS, KV_TOKENS = 48, 16, 48, 200_000
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_history_brings_a_wrong_base_to_the_measured_steps(
         step_time=replace(
             truth.step_time,
             fixed_ms=truth.step_time.fixed_ms * 1.6,
-            adapter_ms=truth.step_time.adapter_ms * 0.6,
+            adapter_ms=truth.step_time.adapter_ms * 1.3,
             request_ms=truth.step_time.request_ms * 1.5,
         ),
     )
@@ -141,6 +141,15 @@ def test_a_history_brings_a_wrong_base_to_the_measured_steps(
         measured = step_ms(truth, requests, adapters)
         assert step_ms(fit.profile, requests, adapters) == pytest.approx(measured, rel=0.04)
         assert abs(step_ms(wrong, requests, adapters) / measured - 1) > 0.04
+
+
+def test_windows_in_which_adapters_push_each_other_out_are_left_out(polls: pl.DataFrame) -> None:
+    windows = cut(polls)
+    crowded = replace(setting(), max_loras=20, cpu_loras=48)
+    kept = without_swaps(windows, crowded)
+    assert 0 < kept.height < windows.height
+    assert kept["distinct_adapters"].max() < 18
+    assert without_swaps(windows, setting()).height == windows.height
 
 
 def test_what_never_moved_keeps_the_base(truth: Profile, polls: pl.DataFrame) -> None:
@@ -173,7 +182,7 @@ def test_range_queries_and_scrapes_say_the_same(polls: pl.DataFrame, tmp_path: P
         for column, metric in NAMES.items():
             lines.append(f'{metric}{{model_name="m"}} {row[column]!r} {at}')
         lines.append(
-            'vllm:lora_requests_info{max_lora="32",running_lora_adapters="a1,a2,a3",'
+            'vllm:lora_requests_info{max_lora="48",running_lora_adapters="a1,a2,a3",'
             f'waiting_lora_adapters=""}} {at / 1000} {at}'
         )
         lines.append(f'vllm:cache_config_info{{block_size="16",num_gpu_blocks="12500"}} 1.0 {at}')
@@ -186,7 +195,7 @@ def test_range_queries_and_scrapes_say_the_same(polls: pl.DataFrame, tmp_path: P
     for column in columns:
         assert a[column].to_list() == pytest.approx(b[column].to_list()), column
     assert b["distinct_adapters"].to_list() == [3.0] * 20
-    assert (of_text.max_loras, of_text.kv_cache_tokens, of_text.block_size) == (32, 200_000, 16)
+    assert (of_text.max_loras, of_text.kv_cache_tokens, of_text.block_size) == (48, 200_000, 16)
 
 
 def test_a_missing_metric_is_named(tmp_path: Path) -> None:

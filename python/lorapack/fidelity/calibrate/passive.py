@@ -18,7 +18,7 @@ import polars as pl
 from lorapack.errors import InputError
 from lorapack.fidelity.calibrate.observations import Observations, concatenated
 from lorapack.fidelity.calibrate.step_time import FITTED, StepTimeFit, fit_step_time
-from lorapack.fidelity.calibrate.windows import Setting, cut, observations_of
+from lorapack.fidelity.calibrate.windows import Setting, cut, observations_of, without_swaps
 from lorapack.profile.profile import Profile
 from lorapack.profile.step_time import StepTime
 
@@ -84,7 +84,7 @@ def fit_history(
     """
     parts = []
     for polls, setting in histories:
-        windows = cut(polls)
+        windows = without_swaps(cut(polls), setting)
         if windows.height:
             parts.append(observations_of(windows, setting, base.lengths))
     n_windows = sum(len(part) for part in parts)

@@ -33,6 +33,9 @@ FEWEST_POLLS = 4
 LARGEST_GAP_S = 15.0
 """A gap between polls above this hides what happened: its window is left out."""
 
+FULL_SLOTS = 0.9
+"""Share of the slots in use from which adapters push each other out."""
+
 PROMPT_QUANTILES = 16
 """Prompt lengths that stand for all in a step with one prefill."""
 
@@ -117,6 +120,20 @@ def cut(history: pl.DataFrame, window_s: float = WINDOW_S) -> pl.DataFrame:
         prompt_per_step=pl.col("prompts") / pl.col("seconds") * step_s,
         **{name: pl.col(name) / pl.col("seconds") for name in levels},
     )
+
+
+def without_swaps(windows: pl.DataFrame, setting: Setting) -> pl.DataFrame:
+    """Leaves out windows in which every slot was in use and more adapters want one.
+
+    Adapters then push each other out, and what their loads take cannot be told from the steps'.
+    """
+    if setting.cpu_loras <= setting.max_loras:
+        return windows
+    if "distinct_adapters" in windows.columns:
+        distinct = windows["distinct_adapters"].to_numpy().astype(np.float64)
+    else:
+        distinct = setting.distinct(windows["running"].to_numpy().astype(np.float64))
+    return windows.filter(pl.Series(distinct < FULL_SLOTS * setting.max_loras))
 
 
 def observations_of(
