@@ -54,6 +54,7 @@ class Lorapack(Group):
             return None
         command = importlib.import_module(f"lorapack.cli.{cmd_name}").command
         assert isinstance(command, click.Command), f"lorapack.cli.{cmd_name} has no command"
+        command.name = cmd_name  # its function is called `command`, like every other file's
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
