@@ -266,8 +266,8 @@ def _clients(n: int, draw: np.random.Generator) -> dict[str, Sequence[object]]:
         "prompt_tokens": np.clip(prompt, 1.0, MOST_TOKENS).tolist(),
         "output_tokens": np.clip(output, 1.0, 2048.0).tolist(),
         "lengths": ["lognormal"] * n,
-        "prompt_sigma": np.clip(pool.prompt_spread * spread, 0.0, 1.5).tolist(),
-        "output_sigma": np.clip(pool.output_spread * spread, 0.0, 1.5).tolist(),
+        "prompt_sigma": np.clip(pool.prompt_spread * spread, 0.0, 2.0).tolist(),
+        "output_sigma": np.clip(pool.output_spread * spread, 0.0, 2.8).tolist(),
         "cv": np.clip(cv, 0.8, 30.0).tolist(),
         "gaps": np.where(draw.random(n) < pool.weibull_share, "weibull", "gamma").tolist(),
     }

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "Feature", "Physics", "Window", "WorkSums", "capacity_rps", "work_of"]
 
+TAIL = 3.3
+"""Standard scores up to which a lognormal length counts: one request in 2,000 is longer."""
+
 UNLIMITED = 1e9
 """Requests in flight that stand for no cap."""
 
@@ -177,21 +180,23 @@ def work_of(adapter: Adapter, profile: Profile, max_lora_rank: int) -> Work:
         mend = f"give max_lora_rank {adapter.rank} or more, or leave the adapter out"
         raise InputError(f"adapter {adapter.adapter}", "rank", adapter.rank, mend)
     moments = _moments_of(profile.lengths)
+    if adapter.lengths == "lognormal":
+        moments = _lognormal_moments(adapter, profile.engine.max_model_len)
+    elif adapter.lengths == "constant":
+        moments = _Moments(1.0, 1.0, 1.0, 1.0, 1.0)
     prompt = adapter.prompt_tokens or moments.prompt
     output = adapter.output_tokens or moments.output
-    if adapter.lengths == "profile":
-        ratios = moments.prompt_square, moments.output_square, moments.prompt_output
-    else:
-        ratios = _ratios_of(adapter)
+    if adapter.lengths == "lognormal":
+        prompt, output = moments.prompt, moments.output
     loading = profile.adapter_loading
     return Work(
         is_base=adapter.is_base,
         rate_rps=adapter.rate_rps,
         prompt_tokens=prompt,
         output_tokens=output,
-        prompt_square=ratios[0] * prompt * prompt,
-        output_square=ratios[1] * output * output,
-        prompt_output=ratios[2] * prompt * output,
+        prompt_square=moments.prompt_square * prompt * prompt,
+        output_square=moments.output_square * output * output,
+        prompt_output=moments.prompt_output * prompt * output,
         gap_cv_square=adapter.cv * adapter.cv,
         rank=adapter.rank,
         gpu_load_s=loading.gpu_load_ms(adapter.rank, max_lora_rank) * 1e-3,
@@ -254,11 +259,37 @@ def _moments_of(lengths: Lengths) -> _Moments:
     )
 
 
-def _ratios_of(adapter: Adapter) -> tuple[float, float, float]:
-    """Second moments of an adapter's own constant or lognormal law over the means' products."""
-    prompt, output = adapter.prompt_sigma or 0.0, adapter.output_sigma or 0.0
-    joint = (adapter.correlation or 0.0) * prompt * output
-    return math.exp(prompt * prompt), math.exp(output * output), math.exp(joint)
+def _lognormal_moments(adapter: Adapter, max_model_len: int) -> _Moments:
+    """Moments of an adapter's own lognormal law, as a window sees them.
+
+    A wide lognormal's moments live in a tail that no window of some thousand requests meets (at a
+    sigma of 3 nearly all of its mean does): lengths count up to their :data:`TAIL` quantile, and up
+    to the engine's cut.
+    """
+    prompt, prompt_square = _cut_moments(adapter.prompt_tokens, adapter.prompt_sigma, max_model_len)
+    output, output_square = _cut_moments(adapter.output_tokens, adapter.output_sigma, max_model_len)
+    joint = (adapter.correlation or 0.0) * (adapter.prompt_sigma or 0.0)
+    most = math.sqrt(prompt_square * output_square)
+    prompt_output = min(math.exp(joint * (adapter.output_sigma or 0.0)), most)
+    return _Moments(prompt, output, prompt_square, output_square, prompt_output)
+
+
+def _cut_moments(mean: float | None, sigma: float | None, most: float) -> tuple[float, float]:
+    """Mean of a lognormal that is cut, tokens, and its mean square over the squared mean."""
+    mean, sigma = mean or 1.0, sigma or 0.0
+    if sigma < 1e-3:
+        return min(mean, most), 1.0
+    middle = math.log(mean) - 0.5 * sigma * sigma
+    score = min(TAIL, (math.log(most) - middle) / sigma)
+    end, beyond = math.exp(middle + score * sigma), 1.0 - _normal(score)
+    first = mean * _normal(score - sigma) + beyond * end
+    second = mean * mean * math.exp(sigma * sigma) * _normal(score - 2 * sigma) + beyond * end * end
+    return max(first, 1.0), second / (first * first)
+
+
+def _normal(score: float) -> float:
+    """The standard normal's distribution function."""
+    return 0.5 * math.erfc(-score / math.sqrt(2.0))
 
 
 _CPU_LORAS = 1000
