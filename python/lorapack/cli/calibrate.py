@@ -21,7 +21,7 @@ DEFAULT_BASE = "llama-3.1-8b/h100-64gb/vllm-0.8.5"
 
 
 @click.command(
-    epilog="Example: lorapack calibrate ../shared/data/vllm-h100 -o profile.toml "
+    epilog="Example: lorapack calibrate campaign -o profile.toml "
     "(or: lorapack calibrate --prometheus http://localhost:9090 -o profile.toml)"
 )
 @click.argument("sources", metavar="DATA...", nargs=-1)
@@ -42,7 +42,13 @@ DEFAULT_BASE = "llama-3.1-8b/h100-64gb/vllm-0.8.5"
 )
 @click.option("--hours", type=float, default=24.0, help="How much history to ask a URL for.")
 @click.option("--max-loras", type=click.IntRange(0), help="Slots, if the history does not say.")
-@click.option("--max-lora-rank", type=click.IntRange(1), default=16, show_default=True)
+@click.option(
+    "--max-lora-rank",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Rank of the history's slots.",
+)
 @click.option("--adapters", type=click.IntRange(0), help="Adapters in the CPU cache.")
 @force_option
 @common_options
@@ -64,9 +70,9 @@ def command(
 ) -> None:
     """Fit a profile from measurements.
 
-    DATA is a folder of a serving campaign (the files of data/vllm-h100) or of step recordings (of
-    data/vllm-cpu), told apart by what it holds; with --prometheus, the metric history of a running
-    server.
+    DATA is a folder of a serving campaign (serving_runs.csv and four more files) or of step
+    recordings (NAME_steps.csv.gz and two more each), told apart by what it holds; with
+    --prometheus, the metric history of a running server.
     """
     from lorapack.atomic_file import refuse_to_overwrite, write_text
 

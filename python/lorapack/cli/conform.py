@@ -10,9 +10,7 @@ from lorapack.cli.output import Printer, Table, common_options
 from lorapack.errors import EXIT_DIFFERS
 
 
-@click.command(
-    epilog="Example: lorapack conform ../shared/data/vllm-sched ../shared/data/vllm-lora"
-)
+@click.command(epilog="Example: lorapack conform recordings")
 @click.argument(
     "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )

@@ -10,7 +10,7 @@ import click
 from lorapack.cli.output import INPUT_FILE, OUTPUT_FILE, Printer, Table, common_options
 
 
-@click.command(epilog="Example: lorapack validate ../shared/data/vllm-h100/serving_runs.csv")
+@click.command(epilog="Example: lorapack validate serving_runs.csv")
 @click.argument("runs_path", metavar="RUNS.csv", type=INPUT_FILE)
 @click.option(
     "--profile",
@@ -50,9 +50,8 @@ def command(
 ) -> None:
     """Hold the twin against measured runs.
 
-    Replays each run of RUNS.csv (columns of data/vllm-h100/serving_runs.csv) as it was and reports
-    how far throughput, times, starvation, starts and levels are off. A run's profile is chosen by
-    its model column.
+    Replays each run of RUNS.csv as it was and reports how far throughput, times, starvation, starts
+    and levels are off. A run's profile is chosen by its model column.
     """
     from lorapack.fidelity.replay import profiles_by_model, read_runs
     from lorapack.fidelity.validate import validate
