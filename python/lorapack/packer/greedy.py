@@ -173,9 +173,9 @@ class Greedy:
                 return None
             first = left[0]
             limit = share * self._limit_of.get((first.name, first.share), self._limit(kind))
-            taken = set(guide.take([], left, limit)) or {0}
-            groups.append([left[i] for i in sorted(taken)])
-            left = [item for i, item in enumerate(left) if i not in taken]
+            taken = set(guide.take([first], left[1:], limit))
+            groups.append([first, *(left[i + 1] for i in sorted(taken))])
+            left = [item for i, item in enumerate(left[1:]) if i not in taken]
         return groups
 
     def over(self, items: Sequence[Item], at_least: int = 1) -> list[GpuPlacement]:
@@ -241,13 +241,15 @@ class Greedy:
         Returns:
             The items, the verdict on them, and the predicted load with the next, which broke.
         """
-        taken = set(self._guide(kind).take(fixed, free, self._limit(kind)))
-        chosen = [*fixed, *(free[i] for i in sorted(taken))]
-        passed = [item for i, item in enumerate(free) if i not in taken]
+        first = list(fixed) or list(free[:1])
+        rest = compatible(first, free if fixed else free[1:])
+        taken = set(self._guide(kind).take(first, rest, self._limit(kind)))
+        chosen = [*first, *(rest[i] for i in sorted(taken))]
+        passed = [item for i, item in enumerate(rest) if i not in taken]
         items = [*chosen, *compatible(chosen, passed)]
         fill = PrefixFill(
             tuple(item.load for item in items),
-            self._search(kind, chosen or items[:1]),
+            self._search(kind, chosen),
             least=max(1, len(fixed)),
         )
         verdict = fill.longest(len(chosen))
