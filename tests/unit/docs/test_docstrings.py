@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,14 @@ def test_the_examples_run(module_name):
     result = run_examples(module_name)
     assert result.attempted, f"{module_name} has no example"
     assert not result.failed
+
+
+def test_the_reference_lists_every_public_name():
+    page = (Path(__file__).resolve().parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = {
+        line.removeprefix("::: lorapack.") for line in page.splitlines() if line.startswith(":::")
+    }
+    assert listed == set(lorapack.__all__)
 
 
 def test_a_wrong_example_would_be_seen():
