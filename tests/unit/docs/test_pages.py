@@ -4,8 +4,9 @@
 - ```` ```console ````: lines after `$ ` run in a shell, and what they print must match the lines
   below (`...` stands for anything, within a line or for lines);
 - ```` ```csv title="fleet.csv" ```` (any language with a title) writes that file;
-- `<!-- not run: reason -->` before a block leaves it out; indented blocks and those of other
-  languages without a title are there to be read.
+- `<!-- not run: reason -->` before a block leaves it out (one that needs the models that come with
+  the profiles is run where they are there); indented blocks and those of other languages without a
+  title are there to be read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from pathlib import Path
 
 import pytest
 
+from lorapack.predictor.predictor import builtin_models
+
 ROOT = Path(__file__).resolve().parents[3]
+NEEDS_MODELS = "needs the models that come with the profiles"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(
     r"(?:<!-- not run: (?P<reason>[^\n]*?) -->\n)?^```(?P<language>[a-z]+)(?P<options>[^\n]*)\n"
@@ -98,7 +102,7 @@ def run_page(page: Path, folder: Path) -> int:
     namespace: dict[str, object] = {"__name__": "__docs__"}
     n_run = 0
     for block in blocks(page.read_text(encoding="utf-8")):
-        if block.reason is not None:
+        if block.reason is not None and not (block.reason == NEEDS_MODELS and builtin_models()):
             assert block.reason.strip(), f"{page}:{block.line}: say why it is not run"
             continue
         if block.title is not None:
