@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-MEASURED_DATA = Path(os.environ.get("LORAPACK_MEASURED_DATA", REPOSITORY.parent / "shared" / "data"))
+MEASURED_DATA = Path(
+    os.environ.get("LORAPACK_MEASURED_DATA", REPOSITORY.parent / "shared" / "data")
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,4 +1,4 @@
-"""Griffe knows Google style's "Examples:" as a section of runnable code; the code says "Example:"."""
+"""Griffe knows "Examples:" as a section of runnable code; the code says "Example:"."""
 
 from __future__ import annotations
 

@@ -89,12 +89,14 @@ def _rows_of_features(path: Path) -> pl.DataFrame | None:
     from lorapack.errors import InputError
     from lorapack.predictor.features import FEATURE_NAMES
 
-    readers = {".csv": pl.read_csv, ".parquet": pl.read_parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        return None
     try:
-        frame: pl.DataFrame = reader(path)
+        match path.suffix.lower():
+            case ".csv":
+                frame = pl.read_csv(path)
+            case ".parquet":
+                frame = pl.read_parquet(path)
+            case _:
+                return None
     except (pl.exceptions.PolarsError, OSError):
         return None  # the fleet's reader says what is wrong, with its line
     if "adapter" in frame.columns or not set(FEATURE_NAMES) & set(frame.columns):

@@ -52,7 +52,8 @@ class LogFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: Features, shape (rows, features).
         """
-        return np.log(np.asarray(X, dtype=np.float64) + self.offset_)
+        logarithms: NDArray[np.float64] = np.log(np.asarray(X, dtype=np.float64) + self.offset_)
+        return logarithms
 
 
 def _usual_beside_zero(column: NDArray[np.float64]) -> float:

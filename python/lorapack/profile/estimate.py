@@ -27,8 +27,8 @@ all others                            nothing: CPU, libraries, the workload
 ====================================  =========================================================
 
 Context is read at the memory's bandwidth in a step of decodes alone (Qwen2.5-7B reads 0.44 of
-Llama-3.1-8B's bytes a token and pays 0.41 of its price); beside prompts a tile of queries is computed
-for each decode, whose price follows the query heads (0.77 of Llama's, measured 0.77).
+Llama-3.1-8B's bytes a token and pays 0.41 of its price); beside prompts a tile of queries is
+computed for each decode, whose price follows the query heads (0.77 of Llama's, measured 0.77).
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ used or not* (grid sizes and tiles of its Triton shrink and expand kernels; both
 when idle), which is why idle slots slow a GPU down. A block that has work costs some 25 times as
 much: ``adapter(M)`` is one adapter's tiles of the expand kernel, and of the shrink kernel, which
 splits its sum over 64 blocks in small batches and over 8 in large ones, once for each 16 of the
-slots' rank. ``adapter_lookup`` is the engine's own Python: for every adapter of a batch it copies the
-list of all that its CPU cache holds (``list_adapters`` in vllm/lora/worker_manager.py).
+slots' rank. ``adapter_lookup`` is the engine's own Python: for every adapter of a batch it copies
+the list of all that its CPU cache holds (``list_adapters`` in vllm/lora/worker_manager.py).
 
 The engine of the twin knows no floats: :meth:`StepTime.tables` rounds every price to picoseconds
 once.
@@ -37,7 +37,7 @@ from lorapack.profile.section import derived, number
 PICOSECONDS_PER_MS = 1e9
 
 ROOFLINE_SHARPNESS = 2
-"""Exponent that joins the two sides of the roofline: 41 % above the longer one where they are equal.
+"""Exponent that joins the two sides of the roofline: 41 % above the longer one where they meet.
 
 Matrix products of a few hundred tokens are neither bound by memory nor efficient at computing."""
 
@@ -99,8 +99,8 @@ class StepTime:
         lora_prompt_token_ms: Further, where it is a prompt's and not a request's latest.
         adapter_ms: One distinct adapter in the batch: its tiles of the expand kernels.
         adapter_rank_ms: Further, for each unit of `max_lora_rank`.
-        adapter_small_batch_ms: Further, for each 16 of `max_lora_rank`, in a batch below 128 tokens:
-            its tiles of the shrink kernels; an eighth of that in a larger batch.
+        adapter_small_batch_ms: Further, for each 16 of `max_lora_rank`, in a batch below 128
+            tokens: its tiles of the shrink kernels; an eighth of that in a larger batch.
         adapter_lookup_ns: Further, for each adapter that the CPU cache holds.
         skipped_ms: One waiting request passed over for lack of a slot.
         waiting_ms: One request left waiting.

@@ -106,7 +106,7 @@ def test_overrides_win_and_none_overrides_nothing(write):
         ('kind = "poisson"', Poisson()),
         ('kind = "gamma"', Gamma()),
         ('kind = "weibull"\ncv = 0.5', Weibull(0.5)),
-        ('kind = "on-off"\non_s = 10\noff_s = 50', OnOff(10.0, 50.0)),
+        ('kind = "on-off"\non_s = 2\noff_s = 2', OnOff(2.0, 2.0)),
         ('kind = "diurnal"\namplitude = 0.5', Diurnal(0.5)),
         ('kind = "diurnal"\namplitude = 0.5\nperiod_s = 60\nphase = 0.25', Diurnal(0.5, 60, 0.25)),
         (
