@@ -94,11 +94,13 @@ impl ArrivalStream {
     pub(crate) fn advance(&mut self, next: u64, until: u64, mut take: impl FnMut(u64)) -> u64 {
         let mut at = next;
         if let Law::Exponential { mean_ps } = self.law {
-            // The commonest law, kept free of the match.
+            // The commonest law, kept free of the match, its generator in registers.
+            let mut rng = self.rng.clone();
             while at < until {
                 take(at);
-                at = later(at, exponential(&mut self.rng) * mean_ps);
+                at = later(at, exponential(&mut rng) * mean_ps);
             }
+            self.rng = rng;
         } else {
             while at < until {
                 take(at);

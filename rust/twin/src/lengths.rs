@@ -147,9 +147,25 @@ impl LengthStream {
         LengthStream { law, rng }
     }
 
-    /// Prompt and output tokens of the next request.
+    /// Draws lengths for requests at these times, and hands both to `take`.
     #[inline]
-    pub(crate) fn draw(&mut self) -> (u32, u32) {
+    pub(crate) fn draw_for(&mut self, times: &[u64], mut take: impl FnMut(u64, (u32, u32))) {
+        if let LengthLaw::Rows(rows) = &self.law {
+            // The commonest law, its generator kept in registers.
+            let mut rng = self.rng.clone();
+            for &at in times {
+                take(at, rows[uniform_row(&mut rng, rows.len())]);
+            }
+            self.rng = rng;
+        } else {
+            for &at in times {
+                take(at, self.draw());
+            }
+        }
+    }
+
+    /// Prompt and output tokens of the next request.
+    fn draw(&mut self) -> (u32, u32) {
         match self.law {
             LengthLaw::Rows(ref rows) => rows[uniform_row(&mut self.rng, rows.len())],
             LengthLaw::Pairs {

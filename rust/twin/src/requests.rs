@@ -55,6 +55,8 @@ pub struct RequestSource {
     horizon: u64,
     chunk_ps: u64,
     chunk_rows: usize,
+    /// One adapter's arrivals in a chunk.
+    times: Vec<u64>,
     drawn: Vec<Request>,
     bucket_ends: Vec<u32>,
     sorted: Vec<Request>,
@@ -90,6 +92,7 @@ impl RequestSource {
             horizon: scenario.duration.map_or(u64::MAX, |duration| duration.0),
             chunk_ps: ((chunk_rows as f64 / total_rps * 1e12) as u64).max(1),
             chunk_rows,
+            times: Vec::new(),
             drawn: Vec::new(),
             bucket_ends: Vec::new(),
             sorted: Vec::new(),
@@ -151,12 +154,12 @@ impl RequestSource {
                 continue;
             }
             let (arrivals, lengths) = &mut self.streams[index];
-            let (drawn, counts) = (&mut self.drawn, &mut self.bucket_ends);
+            self.times.clear();
+            *next = arrivals.advance(*next, end, |at| self.times.push(at));
             let mut number = 0;
-            *next = arrivals.advance(*next, end, |at| {
-                let (prompt_tokens, output_tokens) = lengths.draw();
-                counts[buckets.of(at)] += 1;
-                drawn.push(Request {
+            lengths.draw_for(&self.times, |at, (prompt_tokens, output_tokens)| {
+                self.bucket_ends[buckets.of(at)] += 1;
+                self.drawn.push(Request {
                     arrival: Time(at),
                     adapter: index as u32,
                     prompt_tokens,
