@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 TRIES = 5
 """GPUs on which each item is tried."""
 
-WORTH_TRYING = 0.04
-"""A GPU is a candidate when its load is at most this for each other GPU: the room they may have."""
+FULL_LOAD = 0.97
+"""Predicted load up to which a GPU is thought to have room."""
 
 
 def close_gpus(
@@ -45,7 +45,8 @@ def close_gpus(
         if not open_:
             return current
         smallest = min(open_, key=lambda i: (loads[i], i))
-        if loads[smallest] > WORTH_TRYING * (len(current) - 1):
+        room = sum(max(0.0, FULL_LOAD - load) for i, load in enumerate(loads) if i != smallest)
+        if loads[smallest] > room:
             return current
         closed = _close(current, smallest, loads, judges, rate_factor)
         if closed is None:

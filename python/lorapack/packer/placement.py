@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lorapack.packer.evaluate import max_lora_rank_for
-from lorapack.packer.problem import packing_order
+from lorapack.packer.problem import packing_order, serves
 from lorapack.twin.trial import Trial, n_adapters
 
 if TYPE_CHECKING:
@@ -145,7 +145,9 @@ def compatible(base: Sequence[Item], items: Sequence[Item]) -> list[Item]:
 
 
 def may_join(gpu: GpuPlacement, item: Item) -> bool:
-    """Whether an item may be put on a GPU: pins, groups, and the rank of running slots."""
+    """Whether an item may be put on a GPU: base model, pins, groups, the rank of running slots."""
+    if not serves(gpu.kind, item.load):
+        return False
     if gpu.running is not None and item.load.rank > gpu.max_lora_rank:
         return False
     pinned = item.load.pin is None or item.load.pin == gpu.label
