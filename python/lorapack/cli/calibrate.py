@@ -59,6 +59,9 @@ def command(
     leave_out: tuple[str, ...],
     jobs: int | None,
     prometheus: bool,
+    url: str | None,
+    max_requests: int,
+    max_seconds: float,
     profile: str,
     hours: float,
     max_loras: int | None,
@@ -79,10 +82,13 @@ def command(
     if output is not None:
         refuse_to_overwrite(output, force=force)
     begin = time.perf_counter()
-    if prometheus:
-        fitted, result = _from_history(
-            sources, Server(profile, hours, max_loras, max_lora_rank, adapters)
-        )
+    server = Server(profile, hours, max_loras, max_lora_rank, adapters)
+    if url is not None:
+        if sources or prometheus:
+            raise InputError("calibrate", "--url", url, "give it alone: it needs no DATA")
+        fitted, result = _from_url(url, server, max_requests, max_seconds, output, out)
+    elif prometheus:
+        fitted, result = _from_history(sources, server)
     else:
         fitted, result = _from_folder(sources, model, leave_out, jobs, out)
     if output is not None:
@@ -197,6 +203,37 @@ def _from_history(sources: tuple[str, ...], server: Server) -> tuple[Profile, di
         "windows": fit.n_windows,
         "coverage": coverage,
     }
+
+
+def _from_url(
+    url: str,
+    server: Server,
+    max_requests: int,
+    max_seconds: float,
+    output: Path | None,
+    out: Printer,
+) -> tuple[Profile, dict[str, Any]]:
+    from lorapack.fidelity.calibrate import active, campaign
+    from lorapack.profile.profile import Profile
+
+    if server.max_loras is None:
+        raise InputError("calibrate", "--max-loras", None, "give the server's slots")
+    fit = active.fit_server(
+        url,
+        Profile.load(server.profile),
+        max_loras=server.max_loras,
+        max_lora_rank=server.max_lora_rank,
+        bounds=active.Bounds(requests=max_requests, seconds=max_seconds),
+        on_level=out.note,
+    )
+    answers = None
+    if output is not None:
+        answers = output.with_suffix(".answers.csv")
+        fit.answers.write_csv(answers)
+    error = fit.step_time.error_percent["load test"]
+    residuals = {"step_time": {"median_error_percent": error}}
+    result = {"residuals": residuals, "requests": fit.requests, "answers": answers}
+    return campaign.rounded(fit.profile), result
 
 
 def _chosen(models: list[str], model: str | None, folder: Path, out: Printer) -> str:
