@@ -93,7 +93,10 @@ def server() -> Iterator[tuple[str, Engine]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    http = Server(("127.0.0.1", 0), Handler)
     threads = [
         threading.Thread(target=loop, daemon=True) for loop in (http.serve_forever, engine.loop)
     ]
