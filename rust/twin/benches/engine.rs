@@ -1,5 +1,6 @@
 //! How fast the twin is: simulated seconds a second of one core, for hours of the serving
-//! campaign's GPU. `cargo bench -p lorapack-twin --bench engine [-- NAME]`.
+//! campaign's GPU. `cargo bench -p lorapack-twin --bench engine [-- NAME]`; with `--once`, a single
+//! run of each, to be counted by `benches/instructions.py`.
 
 #![allow(clippy::print_stdout)] // a bench speaks
 
@@ -58,15 +59,28 @@ fn main() {
         .skip(1)
         .filter(|arg| !arg.starts_with('-'))
         .collect();
+    let once = std::env::args().any(|arg| arg == "--once");
+    if !once {
+        heading();
+    }
+    for case in cases() {
+        if !wanted.is_empty() && !wanted.iter().any(|name| case.name.contains(name.as_str())) {
+            continue;
+        }
+        if once {
+            let outcome = simulate(&case.scenario, Records::default(), &|| false);
+            println!("{} requests", outcome.expect("it can run").summary.offered);
+        } else {
+            report(&case);
+        }
+    }
+}
+
+fn heading() {
     println!(
         "{:27} {:>9} {:>8} {:>10} {:>9} {:>10} {:>12} {:>9}",
         "scenario", "requests", "done", "steps", "draw ms", "run ms", "x real time", "ratio"
     );
-    for case in cases() {
-        if wanted.is_empty() || wanted.iter().any(|name| case.name.contains(name.as_str())) {
-            report(&case);
-        }
-    }
 }
 
 fn report(case: &Case) {
