@@ -201,7 +201,7 @@ def _report(out: Printer, plan: Plan, output: Path | None, wall_s: float) -> Non
     out.result(
         {**plan.to_dict(), "wall_s": wall_s},
         Table("", _COLUMNS, [_row(gpu) for gpu in plan.gpus]),
-        f"{plan.n_gpus} GPUs (lower bound {plan.lower_bound:.2f}), slo {plan.slo}, "
+        f"{plan.n_gpus} GPUs (lower bound {_bound(plan)}), slo {plan.slo}, "
         f"{'verified' if plan.verified else 'NOT verified'}{money}{energy}, "
         f"{wall_s:.1f} s{written}",
     )
@@ -210,6 +210,12 @@ def _report(out: Printer, plan: Plan, output: Path | None, wall_s: float) -> Non
 def _seconds(entry: Mapping[str, Any]) -> str:
     p99_ms = entry["ttft_p99_ms"]
     return "unserved" if p99_ms is None or not math.isfinite(p99_ms) else f"{p99_ms / 1e3:.1f} s"
+
+
+def _bound(plan: Plan) -> str:
+    if "estimate" not in plan.bound:
+        return f"{plan.lower_bound:.2f}"
+    return f"{plan.lower_bound:.2f} estimated, {plan.bound['true']:.2f} true"
 
 
 _COLUMNS = [

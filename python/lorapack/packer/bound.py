@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lorapack.packer.evaluate import Evaluator
     from lorapack.packer.problem import Problem
     from lorapack.profile.profile import Profile
+    from lorapack.profile.step_time import StepTables
 
     Floats = NDArray[np.float64]
 
@@ -156,23 +157,32 @@ def supporting_lines(profile: Profile, rank: int, capacity: int) -> Lines:
         rank: A `max_lora_rank`.
         capacity: KV tokens.
     """
-    max_loras = 1 if rank else 0
     budget = profile.engine.max_num_batched_tokens
     tokens = np.arange(1, budget + 1, dtype=np.float64)
-    tables = profile.step_time.tables(max_loras, rank or MAX_LORA_RANKS[0], budget)
-    base = tables.base[1:] * SECONDS_PER_PICOSECOND
-    dearest = profile.step_time.tables(1, MAX_LORA_RANKS[-1], budget).base[1:]
+    # What a GPU of this rank or a larger one pays at least: fitted prices need not rise with rank.
+    larger = [_tables(profile, other) for other in (0, *MAX_LORA_RANKS) if other >= rank]
+    base = np.min([tables.base[1:] for tables in larger], axis=0) * SECONDS_PER_PICOSECOND
+    dearest = _tables(profile, MAX_LORA_RANKS[-1]).base[1:]
     # One grid of slopes for all ranks, each cut where its intercept would be negative: so a GPU of
     # a larger rank pays no less in slope and in intercept, and charging each adapter at its own
     # rank stays true.
     grid = np.linspace(0.0, (dearest / tokens).min() * SECONDS_PER_PICOSECOND, N_SLOPES)
     slopes = np.minimum(grid, (base / tokens).min())
     intercepts = (base[None, :] - np.outer(slopes, tokens)).min(axis=1).clip(min=0.0)
+    context_ps = min(
+        min(tables.context_token_ps, tables.mixed_context_token_ps) for tables in larger
+    )
     return Lines(
         slopes,
-        intercepts / capacity + tables.context_token_ps * SECONDS_PER_PICOSECOND,
-        tables.request_ps * SECONDS_PER_PICOSECOND,
+        intercepts / capacity + context_ps * SECONDS_PER_PICOSECOND,
+        min(tables.request_ps for tables in larger) * SECONDS_PER_PICOSECOND,
     )
+
+
+def _tables(profile: Profile, rank: int) -> StepTables:
+    """A step's prices with the fewest slots of a rank (0: LoRA off)."""
+    budget = profile.engine.max_num_batched_tokens
+    return profile.step_time.tables(1 if rank else 0, rank or MAX_LORA_RANKS[0], budget)
 
 
 def lengths_of(

@@ -61,6 +61,7 @@ class Guide:
     _works: dict[tuple[str, float, int], Work] = field(default_factory=dict)
     _limits: dict[int, int] = field(default_factory=dict)
     _tokens: dict[tuple[int, int], int] = field(default_factory=dict)
+    _beside: tuple[tuple[int, int], WorkSums, int] | None = None
 
     def rank(self, items: Sequence[Item]) -> int:
         """The rank that slots for these items are made for."""
@@ -93,13 +94,38 @@ class Guide:
         sums, n = self.sums(items, rank)
         return self.best(sums, n, rank)[0]
 
-    def take(self, fixed: Sequence[Item], items: Sequence[Item], limit: float) -> list[int]:
+    def load_beside(self, beside: Sequence[Item], item: Item, rank: int) -> float:
+        """The least load of an item with others, in slots of a given rank."""
+        key = (id(beside), rank)
+        if self._beside is None or self._beside[0] != key:
+            self._beside = (key, *self.sums(beside, rank))
+        _, sums, n = self._beside
+        work = self._work(item, max(rank, item.load.rank))
+        sums.add(work)
+        figure, _ = self.best(sums, n + (not item.load.is_base), rank)
+        sums.remove(work)
+        return figure
+
+    def take(
+        self,
+        fixed: Sequence[Item],
+        items: Sequence[Item],
+        limit: float,
+        rank: int | None = None,
+    ) -> list[int]:
         """Places in `items` of what one GPU takes besides `fixed`, up to a load.
 
         Items are taken in order; one that does not fit, or may not join, is passed over, as are
         those of its rank too busy for the room there is; after so many in a row the rest is left.
+
+        Args:
+            fixed: What is on the GPU already.
+            items: What may join.
+            limit: The load not to be passed.
+            rank: The rank slots are made for; None: that of `fixed` and the first item.
         """
-        rank = self.rank([*fixed, *items[:1]])
+        if rank is None:
+            rank = self.rank([*fixed, *items[:1]])
         sums, n = self.sums(fixed, rank)
         groups = {group for item in fixed for group in apart(item)}
         held, rule = self.best(sums, n, rank) if fixed else (0.0, self.rules[0])

@@ -106,8 +106,9 @@ class Plan:
 
     Attributes:
         n_gpus: GPUs used.
-        lower_bound: GPUs that no plan goes below, as a float.
-        bound: How the bounds were found: `true`, and `dual` where it was computed.
+        lower_bound: The larger of the bounds, as a float.
+        bound: `true`: GPUs that no plan goes below; `estimate`: the dual bound on the predicted
+            surface, where it was computed.
         slo: The service level's name.
         service_level: Its parts.
         rate_headroom: By which stated rates were raised throughout.

@@ -27,7 +27,7 @@ SHED = 0.03
 MAX_ROUNDS = 12
 """Rounds of repair before a plan is given up as it stands."""
 
-MARGINS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.75, 1.0)
+MARGINS = (*(percent / 100 for percent in range(31)), 0.35, 0.4, 0.5, 0.75, 1.0)
 """Traffic above the planned that a GPU's margin is looked for among."""
 
 

@@ -7,11 +7,17 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from lorapack.packer.bound import true_bound
+from lorapack.packer.dual import Surface, dual_estimate
+from lorapack.packer.evaluate import slot_rules
+from lorapack.packer.guide import Guide
 from lorapack.packer.plan import ENGINE_KEYS, Plan, PlannedAdapter, PlannedGpu
 from lorapack.packer.problem import base_model
-from lorapack.packer.verify import failing_probability, rate_margins
+from lorapack.packer.verify import MARGINS, failing_probability, rate_margins
 from lorapack.twin.run import run
 from lorapack.twin.trial import HOUR, scenario_of
+
+TELLING_MARGIN = 0.3
+"""A GPU with no more margin than this tells what load is the most that holds."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +50,7 @@ def write_down(
     names = names_of(proof.gpus)
     margins = rate_margins(proof.gpus, steer)
     predicted = [steer.of(gpu).judge([gpu.trial()])[0] for gpu in proof.gpus]
-    bound = true_bound(problem, steer.level)
+    bounds = _bounds(problem, proof, steer, margins)
     gpus = tuple(
         _planned(problem, settings, name, gpu, judges, verdict, expected, margin)
         for name, gpu, verdict, expected, margin in zip(
@@ -53,8 +59,8 @@ def write_down(
     )
     return Plan(
         n_gpus=len(gpus),
-        lower_bound=bound,
-        bound={"true": bound},
+        lower_bound=max(bounds["true"], bounds.get("estimate", 0.0)),
+        bound=bounds,
         slo=problem.slo.name,
         service_level=problem.slo.to_dict(),
         rate_headroom=problem.rate_headroom,
@@ -68,6 +74,36 @@ def write_down(
         kwh_per_hour=_total([_kilo(gpu.kind.watts) for gpu in proof.gpus]),
         notes=notes or {},
     )
+
+
+def _bounds(
+    problem: Problem, proof: Proof, steer: Judges, margins: Sequence[float]
+) -> dict[str, float]:
+    """The true bound, and the dual estimate where one kind of GPU serves everything.
+
+    The estimate is of the predicted surface; where the plan itself does better, the plan is right.
+    """
+    bounds = {"true": true_bound(problem, steer.level)}
+    ordinary = [
+        (gpu, margin) for gpu, margin in zip(proof.gpus, margins, strict=True) if not gpu.exempt
+    ]
+    if len(problem.pool) > 1 or len(ordinary) < len(proof.gpus) or not ordinary:
+        return bounds
+    profile = problem.pool[0].profile
+    guide = Guide(profile, steer.level, slot_rules(problem.slo))
+    full = []
+    for gpu, margin in ordinary:
+        if margin <= TELLING_MARGIN:
+            beyond = next(step for step in MARGINS if step > margin)
+            full.append([_busier(item, 1.0 + beyond) for item in gpu.items])
+    surface = Surface.of(guide, problem.slo, full)
+    items = [item for gpu, _ in ordinary for item in gpu.items]
+    bounds["estimate"] = min(dual_estimate(items, surface), float(len(proof.gpus)))
+    return bounds
+
+
+def _busier(item: Item, factor: float) -> Item:
+    return replace(item, load=replace(item.load, rate_rps=item.load.rate_rps * factor))
 
 
 def names_of(gpus: Sequence[GpuPlacement]) -> list[str]:
