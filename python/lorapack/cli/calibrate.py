@@ -24,7 +24,7 @@ DEFAULT_BASE = "llama-3.1-8b/h100-64gb/vllm-0.8.5"
     epilog="Example: lorapack calibrate campaign -o profile.toml "
     "(or: lorapack calibrate --prometheus http://localhost:9090 -o profile.toml)"
 )
-@click.argument("sources", metavar="DATA...", nargs=-1)
+@click.argument("sources", metavar="[DATA]...", nargs=-1)
 @click.option("-o", "--output", type=OUTPUT_FILE, help="Write the profile here (TOML).")
 @click.option("--model", help="Which of the folder's models (default: the first by name).")
 @click.option("--leave-out", multiple=True, metavar="CASE", help="Do not fit to this case's runs.")
@@ -34,6 +34,21 @@ DEFAULT_BASE = "llama-3.1-8b/h100-64gb/vllm-0.8.5"
     is_flag=True,
     help="DATA is a metric history: files, or a URL.",
 )
+@click.option("--url", help="Put a bounded load on this OpenAI-compatible server.")
+@click.option(
+    "--max-requests",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="With --url: requests sent at most.",
+)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="With --url: no level of load begins later.",
+)
 @click.option(
     "--profile",
     default=DEFAULT_BASE,
@@ -41,13 +56,15 @@ DEFAULT_BASE = "llama-3.1-8b/h100-64gb/vllm-0.8.5"
     help="Keeps what is not shown.",
 )
 @click.option("--hours", type=float, default=24.0, help="How much history to ask a URL for.")
-@click.option("--max-loras", type=click.IntRange(0), help="Slots, if the history does not say.")
+@click.option(
+    "--max-loras", type=click.IntRange(0), help="The server's slots, if the history does not say."
+)
 @click.option(
     "--max-lora-rank",
     type=click.IntRange(1),
     default=16,
     show_default=True,
-    help="Rank of the history's slots.",
+    help="The rank its slots are made for.",
 )
 @click.option("--adapters", type=click.IntRange(0), help="Adapters in the CPU cache.")
 @force_option
@@ -75,7 +92,8 @@ def command(
 
     DATA is a folder of a serving campaign (serving_runs.csv and four more files) or of step
     recordings (NAME_steps.csv.gz and two more each), told apart by what it holds; with
-    --prometheus, the metric history of a running server.
+    --prometheus, the metric history of a running server. --url needs no DATA: it sends a bounded
+    load to a server and watches the answers.
     """
     from lorapack.atomic_file import refuse_to_overwrite, write_text
 
