@@ -40,7 +40,7 @@ from lorapack.fidelity.calibrate.serving import (
     stretched,
 )
 from lorapack.fidelity.calibrate.step_logs import MAX_BATCHED_TOKENS, first_use_ms, step_shapes
-from lorapack.fidelity.calibrate.step_time import FITTED, StepTimeFit, fit_with_weights_tied
+from lorapack.fidelity.calibrate.step_time import StepTimeFit, fit_with_weights_tied
 from lorapack.fidelity.replay import offered_tps, read_runs, scenario_of
 from lorapack.profile.front_end import FrontEnd
 from lorapack.profile.profile import Profile, Provenance, Uncertainty
@@ -210,14 +210,11 @@ def fit_campaign(
     logs = step_shapes(folder / "step_logs.parquet", folder / "base_latency.csv", model)
     first_use = first_use_ms(folder / "step_logs.parquet", model)
     start = StepTime(**START, cuda_graph_max_tokens=CUDA_GRAPH_MAX_TOKENS, model=base.model)
-    of_logs = fit_with_weights_tied(logs, start).step_time
-    start = replace(start, adapter_lookup_ns=of_logs.adapter_lookup_ns)
-    seen_in_runs = [name for name in FITTED if name != "adapter_lookup_ns"]
     profile = replace(
         base,
         memory=memory.memory,
         adapter_loading=loading.loading,
-        step_time=of_logs,
+        step_time=fit_with_weights_tied(logs, start).step_time,
         front_end=FrontEnd(first_use_ms=first_use, **FRONT_END_START),
         lengths=campaign_lengths(base.model.name, FIRST_TAIL_TOKENS),
     )
@@ -235,7 +232,7 @@ def fit_campaign(
             )
         ]
         rows = concatenated([logs, observations_of(replayed, others, MAX_BATCHED_TOKENS)])
-        step_time = fit_with_weights_tied(rows, start, seen_in_runs)
+        step_time = fit_with_weights_tied(rows, start)
         front_end, itl_error = fit_merging(replayed, profile.front_end)
         profile = replace(profile, step_time=step_time.step_time, front_end=front_end)
         on_stage("lengths' tail")

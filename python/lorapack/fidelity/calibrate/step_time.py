@@ -110,13 +110,11 @@ def weights_tied_to_context(step_time: StepTime) -> StepTime:
     return replace(step_time, weights_ms=weights_ms, fixed_ms=fixed_ms)
 
 
-def fit_with_weights_tied(
-    rows: Observations, start: StepTime, names: Sequence[str] = FITTED
-) -> StepTimeFit:
-    """Fits the named constants, with the weights' time held to the context's bandwidth."""
-    fit = fit_step_time(rows, start, names)
+def fit_with_weights_tied(rows: Observations, start: StepTime) -> StepTimeFit:
+    """Fits all of :data:`FITTED`, with the weights' time held to the context's bandwidth."""
+    fit = fit_step_time(rows, start)
     for _ in range(TIED_ROUNDS):
-        fit = fit_step_time(rows, weights_tied_to_context(fit.step_time), names)
+        fit = fit_step_time(rows, weights_tied_to_context(fit.step_time))
     return fit
 
 
