@@ -1,16 +1,17 @@
 """A dual bound on the predicted surface, after Farley: an estimate of the fewest GPUs.
 
 Let y price the items. No GPU holds a set worth more than v, the largest sum of y over any set that
-fits one, so the fleet needs at least sum(y) / v of them (Farley 1990). Prices start at the share of
-a GPU that an item takes alone and are improved by column generation: what is in the most valuable
-set is overpriced, and made cheaper. What fits is said by physics, up to the load that GPUs of this
-plan were seen to hold, and the most valuable set is searched for, not found exactly: so the figure
-is called an estimate, and the true bound of `bound` stands beside it.
+fits one, so the fleet needs at least sum(y) / v of them (Farley 1990). Prices start at the share
+that an item takes of the GPU it is on and are improved by column generation: what is in the most
+valuable set is overpriced, and made cheaper. What fits is said by physics, up to the load that GPUs of this
+plan were seen to hold, and the most valuable set is searched for (the plan's own GPUs are among
+those looked at), not found exactly: so the figure is called an estimate, and the true bound of
+`bound` stands beside it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,16 +49,22 @@ class Surface:
         limits: The rank slots are made for -> the largest load that holds.
         otherwise: The same for ranks that no GPU of the plan has.
         full: A full GPU of each rank, beside which an item's size is measured.
+        seen: Names of sets that were seen to hold, each with the traffic over its own at which it
+            no longer did: worth so much more than it is.
     """
 
     guide: Guide
     limits: Mapping[int, float]
     otherwise: float
     full: Mapping[int, Sequence[Item]]
+    seen: Sequence[tuple[frozenset[tuple[str, float]], float]] = ()
 
     @classmethod
-    def of(cls, guide: Guide, slo: ServiceLevel, full: Sequence[Sequence[Item]]) -> Surface:
-        """The surface, given sets of items each of which just about fills a GPU."""
+    def of(
+        cls, guide: Guide, slo: ServiceLevel, gpus: Sequence[tuple[Sequence[Item], float]]
+    ) -> Surface:
+        """The surface, given what GPUs hold and the factor on their traffic that is too much."""
+        full = [[busier(item, factor) for item in items] for items, factor in gpus]
         limits: dict[int, float] = {}
         largest: dict[int, Sequence[Item]] = {}
         for items in full:
@@ -67,7 +74,10 @@ class Surface:
             if len(items) > len(largest.get(rank, ())):
                 largest[rank] = items
         otherwise = max(limits.values(), default=1.1 * first_load(slo))
-        return cls(guide, limits, otherwise, largest)
+        seen = [
+            (frozenset((item.name, item.share) for item in items), factor) for items, factor in gpus
+        ]
+        return cls(guide, limits, otherwise, largest, seen)
 
     def limit(self, rank: int) -> float:
         """The largest load at a rank."""
@@ -95,13 +105,28 @@ def dual_estimate(items: Sequence[Item], surface: Surface) -> float:
     sizes = {rank: surface.sizes(busy, rank) for rank in ranks}
     own = [max_lora_rank_for([item.load]) for item in busy]
     prices = np.array([sizes[rank][i] for i, rank in enumerate(own)])
+    seen = [
+        ([i for i, item in enumerate(busy) if (item.name, item.share) in names], factor)
+        for names, factor in surface.seen
+    ]
+    for known, factor in seen:
+        prices[known] /= factor * prices[known].sum()
     best = 0.0
     rounds = int(np.clip(LOOKS // (len(busy) * len(ranks)), FEWEST_ROUNDS, MOST_ROUNDS))
     for number in range(rounds):
         inside, value = _most_valuable(busy, prices, sizes, surface)
+        for known, factor in seen:
+            worth = factor * float(prices[known].sum())
+            if worth > value:
+                inside, value = known, worth
         best = max(best, float(prices.sum()) / value)
         prices[inside] *= 1.0 - CHEAPER / (1.0 + 0.1 * number)
     return best
+
+
+def busier(item: Item, factor: float) -> Item:
+    """The item with its traffic multiplied."""
+    return replace(item, load=replace(item.load, rate_rps=item.load.rate_rps * factor))
 
 
 def _most_valuable(

@@ -20,6 +20,7 @@ from lorapack.packer.evaluate import SlotSearch, max_lora_rank_for, slot_rules
 from lorapack.packer.fill import PrefixFill
 from lorapack.packer.guide import SHORT_OF_SLOTS, Guide, first_load
 from lorapack.packer.placement import GpuPlacement, Item, compatible, item_order
+from lorapack.packer.settings import SEED_MARGIN
 from lorapack.packer.spread import settle, spread
 from lorapack.twin.trial import n_adapters
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from lorapack.packer.problem import GpuKind
     from lorapack.twin.service_level import ServiceLevel
     from lorapack.twin.trial import Verdict
-
-SEED_MARGIN = 0.03
-"""Trials while placing are made at rates this much higher."""
 
 GAPS = 6
 """Times a gap is looked at that a large item left."""

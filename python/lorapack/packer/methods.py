@@ -67,6 +67,7 @@ def greedy(
         kinds,
         steer.level,
         steer.slo,
+        margin=settings.seed_margin,
         by_price=problem.objective == "cost",
         advance=lambda done: settings.progress("filling GPUs", done),
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lorapack.packer.greedy import SEED_MARGIN, Greedy, HoldsNowhere
+from lorapack.packer.greedy import Greedy, HoldsNowhere
 from lorapack.packer.methods import METHODS
 from lorapack.packer.split import CLUMPED_CV, Alone, Split, clump_size, split
-from lorapack.packer.verify import Judges, join
+from lorapack.packer.verify import BURSTY_CV, Judges, join
 from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel
 from lorapack.twin.trial import HOUR, QUARTER, Horizon, TwinJudge
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 JOIN_TRIES = 4
 """GPUs on which a clumped client is tried before it is exempt."""
-
-BURSTY_CV = 1.3
-"""Fleets burstier than this on the whole are placed on the full hour: clumps come rarely."""
 
 BURSTY_SEEDS = 2
 """Further seeds on which such fleets are placed."""
@@ -73,7 +70,7 @@ def place(problem: Problem, steer: Judges, settings: Settings) -> list[GpuPlacem
     """
     known: frozenset[str] = frozenset()
     while True:
-        items = split(problem, steer.level, 1.0 + SEED_MARGIN, known)
+        items = split(problem, steer.level, 1.0 + settings.seed_margin, known)
         try:
             return _place(problem, items, steer, settings)
         except HoldsNowhere as found:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lorapack.errors import Infeasible, InputError
-from lorapack.packer.greedy import SEED_MARGIN, Greedy
+from lorapack.packer.greedy import Greedy
 from lorapack.packer.local_search import close_gpus
 from lorapack.packer.placement import (
     GpuPlacement,
@@ -22,6 +22,7 @@ from lorapack.packer.placement import (
     may_join,
     with_one_more,
 )
+from lorapack.packer.settings import SEED_MARGIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 Slots = Literal["own", "ours"]
 """Whose choice of slots a baseline runs with."""
 
+SEED_MARGIN = 0.03
+"""Trials while placing are made at rates this much higher, at first."""
+
 VERIFYING_SEEDS = 3
 """Fresh seeds on which every GPU is verified."""
 
@@ -24,6 +27,8 @@ class Settings:
         slots: `own`: a baseline's own; `ours`: chosen per GPU as `greedy` chooses them.
         more_gpus: GPUs a baseline takes beyond the fewest that hold on the placing seed.
         n_seeds: Verifying seeds.
+        seed_margin: Trials while placing are made at rates this much higher; `greedy` raises it
+            where that proves too little.
         jobs: Threads; None: all cores.
         progress: Told what is going on and how many of how many adapters are done.
     """
@@ -32,5 +37,6 @@ class Settings:
     slots: Slots = "own"
     more_gpus: int = 0
     n_seeds: int = VERIFYING_SEEDS
+    seed_margin: float = SEED_MARGIN
     jobs: int | None = None
     progress: Callable[[str, int], None] = lambda _label, _done: None

@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lorapack.errors import Infeasible
-from lorapack.packer.greedy import SEED_MARGIN
 from lorapack.packer.hourly import at_least, breaking_hours
 from lorapack.packer.local_search import close_gpus
 from lorapack.packer.methods import can_take_more, check_method
 from lorapack.packer.placing import Placer, judges_of, place
 from lorapack.packer.replan import replan
 from lorapack.packer.spare import losses_that_starve, with_room
-from lorapack.packer.verify import Judges, Proof, repair, verify
+from lorapack.packer.verify import Judges, Proof, fragile, repair, verify
 from lorapack.packer.writing import write_down
 
 if TYPE_CHECKING:
@@ -29,6 +28,12 @@ if TYPE_CHECKING:
 
 HOURLY_ROUNDS = 5
 """Times a plan is packed anew because a GPU would not hold in another hour."""
+
+HIGHER_MARGINS = (0.045, 0.06, 0.08)
+"""Margins tried in turn where the first proves too little."""
+
+FRAGILE_SHARE = 0.15
+"""Share of fragile GPUs that repairs are left to mend."""
 
 SPARE_TRIES = 4
 """GPUs added, one by one, until the loss of the spare ones starves nobody."""
@@ -140,19 +145,10 @@ def solve_from(
 
 def prove(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
     """Places, verifies, and repairs (`greedy`) or takes more GPUs (baselines told no number)."""
+    if settings.method == "greedy":
+        return _prove_greedy(problem, settings, steer, judges)
     gpus = place(problem, steer, settings)
     settings.progress("verifying with the twin", 0)
-    if settings.method == "greedy":
-        placer = Placer(problem, steer, judges)
-        proof = repair(gpus, judges, steer, placer)
-        if problem.objective == "latency" or problem.spare_gpus:
-            return proof
-        closed = close_gpus(proof.gpus, steer, 1.0 + SEED_MARGIN / 3)
-        if proof.verified and len(closed) == len(proof.gpus):
-            return proof
-        fewer = repair(closed, judges, steer, placer)
-        better = fewer.verified and len(fewer.gpus) < len(proof.gpus)
-        return fewer if better else proof
     proof = verify(gpus, judges)
     if problem.n_gpus is not None or not can_take_more(settings.method):
         return proof
@@ -162,6 +158,29 @@ def prove(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -
         more = math.ceil(tries * max(1.0, MORE_SHARE * len(gpus)))
         proof = verify(place(problem, steer, replace(settings, more_gpus=more)), judges)
     return proof
+
+
+def _prove_greedy(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
+    """Places with as much margin as the fleet's noise asks for, repairs, and closes what it can.
+
+    Where prompts are long or requests few, a few per cent more traffic is not enough to be safe on
+    another seed: the margin is raised until most GPUs are.
+    """
+    for margin in (settings.seed_margin, *HIGHER_MARGINS):
+        chosen = replace(settings, seed_margin=margin)
+        gpus = place(problem, steer, chosen)
+        settings.progress("verifying with the twin", 0)
+        if fragile(gpus, judges) <= max(1, FRAGILE_SHARE * len(gpus)):
+            break
+    placer = Placer(problem, steer, judges)
+    proof = repair(gpus, judges, steer, placer)
+    if problem.objective == "latency" or problem.spare_gpus:
+        return proof
+    closed = close_gpus(proof.gpus, steer, 1.0 + chosen.seed_margin)
+    if proof.verified and len(closed) == len(proof.gpus):
+        return proof
+    fewer = repair(closed, judges, steer, placer)
+    return fewer if fewer.verified and len(fewer.gpus) < len(proof.gpus) else proof
 
 
 def _check_limits(problem: Problem, proof: Proof) -> None:

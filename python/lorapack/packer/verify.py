@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from lorapack.twin.service_level import ServiceLevel
     from lorapack.twin.trial import Verdict
 
+PROOF_MARGIN = 0.02
+"""A repaired plan holds on the verifying seeds at rates this much higher, too: of GPUs that just
+hold on three seeds one in twelve fails on a fourth."""
+
+BURSTY_CV = 1.3
+"""Traffic burstier than this on the whole makes a GPU's wait a matter of clumps."""
+
 SHED = 0.03
 """Share of a failing GPU's load that a round of repair takes off it."""
 
@@ -109,7 +116,7 @@ def repair(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges, healer: 
     current = list(gpus)
     mended = 0
     for _ in range(MAX_ROUNDS):
-        verdicts = _judge(current, judges)
+        verdicts = _judge(current, judges, 1.0 + PROOF_MARGIN)
         failing = [i for i, verdict in enumerate(verdicts) if not verdict.holds]
         if not failing:
             break
@@ -121,12 +128,20 @@ def repair(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges, healer: 
     return replace(verify(current, judges), repaired=mended)
 
 
-def _judge(gpus: Sequence[GpuPlacement], judges: Judges) -> list[Verdict]:
+def fragile(gpus: Sequence[GpuPlacement], judges: Judges) -> int:
+    """How many GPUs do not hold, or would not with `PROOF_MARGIN` more traffic."""
+    verdicts = _judge(gpus, judges, 1.0 + PROOF_MARGIN)
+    return sum(
+        not verdict.holds and not gpu.exempt for gpu, verdict in zip(gpus, verdicts, strict=True)
+    )
+
+
+def _judge(gpus: Sequence[GpuPlacement], judges: Judges, rate_factor: float = 1.0) -> list[Verdict]:
     """In two calls at most, so that cores are busy."""
     verdicts: dict[int, Verdict] = {}
     for evaluator in (judges.level, judges.batch):
         mine = [i for i, gpu in enumerate(gpus) if judges.of(gpu) is evaluator]
-        answers = evaluator.judge([gpus[i].trial() for i in mine])
+        answers = evaluator.judge([gpus[i].trial(rate_factor) for i in mine])
         verdicts.update(zip(mine, answers, strict=True))
     return [verdicts[i] for i in range(len(gpus))]
 
@@ -145,24 +160,35 @@ def _relieve(
         (i for i, gpu in enumerate(gpus) if i not in set(failing) and not gpu.exempt),
         key=lambda i: (verdicts[i].ttft_p99_ms, i),
     )
+    asked = [gpu.trial() for gpu in gpus]
+    # A bursty GPU that holds is left alone: what breaks it with more traffic is no lack of room.
+    spared = [
+        _is_bursty(gpu) and judges.of(gpu).judge([trial])[0].holds
+        for gpu, trial in zip(gpus, asked, strict=True)
+    ]
     apart: list[Item] = []
     for index in failing:
         if _other_slots(index, current, judges) or current[index].exempt:
             continue
-        clumped = healer.clumped(current[index])
+        clumped = [] if spared[index] else healer.clumped(current[index])
         if clumped:
             kept = [item for item in current[index].items if item not in clumped]
             current[index] = current[index].with_items(kept)
             apart += clumped
-        elif not _move_some(index, current, order, steer):
+        elif not _move_some(index, current, order, steer) and not spared[index]:
             current += _in_two(index, current, judges, healer)
-    sick = [i for i in failing if current[i].exempt and current[i] == gpus[i]]
+    sick = [i for i in failing if current[i].exempt and current[i] == gpus[i] and not spared[i]]
     if apart or sick:
         exempt = [gpu for gpu in current if gpu.exempt]
         items = [*apart, *(item for gpu in exempt for item in gpu.items)]
         more = len(exempt) + 1 if sick else 1
         current = [gpu for gpu in current if not gpu.exempt] + healer.exempt(items, more)
     return [gpu for gpu in current if gpu.items]
+
+
+def _is_bursty(gpu: GpuPlacement) -> bool:
+    traffic = sum(load.rate_rps for load in gpu.loads)
+    return sum(load.rate_rps * load.cv**2 for load in gpu.loads) > BURSTY_CV**2 * traffic
 
 
 def _other_slots(index: int, gpus: list[GpuPlacement], judges: Judges) -> bool:
@@ -177,7 +203,7 @@ def _other_slots(index: int, gpus: list[GpuPlacement], judges: Judges) -> bool:
 
 def _search(gpu: GpuPlacement, judges: Judges) -> SlotSearch:
     rules = list(slot_rules(judges.slo_of(gpu)))
-    return SlotSearch(judges.of(gpu), gpu.kind.profile, rules)
+    return SlotSearch(judges.of(gpu), gpu.kind.profile, rules, 1.0 + PROOF_MARGIN)
 
 
 def _move_some(index: int, gpus: list[GpuPlacement], order: Sequence[int], steer: Judges) -> bool:

@@ -91,19 +91,15 @@ def _bounds(
         return bounds
     profile = problem.pool[0].profile
     guide = Guide(profile, steer.level, slot_rules(problem.slo))
-    full = []
-    for gpu, margin in ordinary:
-        if margin <= TELLING_MARGIN:
-            beyond = next(step for step in MARGINS if step > margin)
-            full.append([_busier(item, 1.0 + beyond) for item in gpu.items])
-    surface = Surface.of(guide, problem.slo, full)
+    told = [
+        (gpu.items, 1.0 + next(step for step in MARGINS if step > margin))
+        for gpu, margin in ordinary
+        if margin <= TELLING_MARGIN
+    ]
+    surface = Surface.of(guide, problem.slo, told)
     items = [item for gpu, _ in ordinary for item in gpu.items]
     bounds["estimate"] = min(dual_estimate(items, surface), float(len(proof.gpus)))
     return bounds
-
-
-def _busier(item: Item, factor: float) -> Item:
-    return replace(item, load=replace(item.load, rate_rps=item.load.rate_rps * factor))
 
 
 def names_of(gpus: Sequence[GpuPlacement]) -> list[str]:

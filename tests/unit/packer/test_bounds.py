@@ -58,7 +58,7 @@ def test_dual_of_a_fleet_of_equals_is_its_number_over_what_one_gpu_holds():
     items = whole(Adapter(f"a{i:03d}", 8, 0.5) for i in range(200))
     guide = Guide(PROFILE, QuickEvaluator(), slot_rules(INTERACTIVE))
     full = items[: len(guide.take([], items, 0.9))]
-    surface = Surface.of(guide, INTERACTIVE, [full])
+    surface = Surface.of(guide, INTERACTIVE, [(full, 1.0)])
     assert 10 < len(full) < 100
     assert dual_estimate(items, surface) == pytest.approx(200 / len(full), rel=0.01)
 
