@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 HELPS = [
+    ("pack",),
+    ("maxpack",),
+    ("compare",),
+    ("diff",),
     ("fleet",),
     ("fleet", "show"),
     ("fleet", "from-trace"),
