@@ -4,7 +4,7 @@
 
 Adapters arrive and leave while requests are routed. Placing one asks each GPU's `GpuState` what
 would become of it with the newcomer, and takes the fullest GPU that still keeps the service level:
-some tens of microseconds, in the event loop itself.
+well under a millisecond, in the event loop itself.
 """
 
 import argparse

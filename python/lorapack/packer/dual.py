@@ -3,10 +3,10 @@
 Let y price the items. No GPU holds a set worth more than v, the largest sum of y over any set that
 fits one, so the fleet needs at least sum(y) / v of them (Farley 1990). Prices start at the share
 that an item takes of the GPU it is on and are improved by column generation: what is in the most
-valuable set is overpriced, and made cheaper. What fits is said by physics, up to the load that GPUs of this
-plan were seen to hold, and the most valuable set is searched for (the plan's own GPUs are among
-those looked at), not found exactly: so the figure is called an estimate, and the true bound of
-`bound` stands beside it.
+valuable set is overpriced, and made cheaper. What fits is said by physics, up to the load that
+GPUs of this plan were seen to hold, and the most valuable set is searched for (the plan's own GPUs
+are among those looked at), not found exactly: so the figure is called an estimate, and the true
+bound of `bound` stands beside it.
 """
 
 from __future__ import annotations
