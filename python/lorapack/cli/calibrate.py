@@ -231,6 +231,7 @@ def _from_url(
     output: Path | None,
     out: Printer,
 ) -> tuple[Profile, dict[str, Any]]:
+    from lorapack.atomic_file import atomic_file
     from lorapack.fidelity.calibrate import active, campaign
     from lorapack.profile.profile import Profile
 
@@ -247,7 +248,8 @@ def _from_url(
     answers = None
     if output is not None:
         answers = output.with_suffix(".answers.csv")
-        fit.answers.write_csv(answers)
+        with atomic_file(answers, force=True) as temporary:
+            fit.answers.write_csv(temporary)
     error = fit.step_time.error_percent["load test"]
     residuals = {"step_time": {"median_error_percent": error}}
     result = {"residuals": residuals, "requests": fit.requests, "answers": answers}

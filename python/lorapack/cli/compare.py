@@ -22,6 +22,8 @@ from lorapack.cli.pack_options import (
     jobs_option,
     load_profiles,
     profile_options,
+    rate_headroom_option,
+    seeds_option,
     service_level_of,
     slo_options,
 )
@@ -36,21 +38,8 @@ if TYPE_CHECKING:
 @click.option("--gpus", type=click.IntRange(1), help="GPUs for all; else as few as each holds on.")
 @click.option("--method", "methods", multiple=True, help="Only this one; again for more.")
 @slo_options
-@click.option(
-    "--rate-headroom",
-    type=float,
-    default=0.1,
-    show_default=True,
-    help="Share by which rates are raised before planning.",
-)
-@click.option(
-    "--seeds",
-    "n_seeds",
-    type=click.IntRange(1, 1000),
-    default=3,
-    show_default=True,
-    help="Fresh seeds on which every GPU is verified.",
-)
+@rate_headroom_option
+@seeds_option
 @engine_options
 @jobs_option
 @click.option("--plot", type=OUTPUT_FILE, help="Draw GPUs by method here (.png or .svg).")

@@ -24,6 +24,8 @@ from lorapack.cli.pack_options import (
     jobs_option,
     load_profiles,
     profile_options,
+    rate_headroom_option,
+    seeds_option,
     service_level_of,
     slo_options,
 )
@@ -48,13 +50,7 @@ if TYPE_CHECKING:
 @click.option("--pool", "pool_path", type=INPUT_FILE, help="GPUs to be had: [[gpu]] tables.")
 @click.option("--host-memory-gib", type=float, help="Host memory a GPU has for adapters.")
 @slo_options
-@click.option(
-    "--rate-headroom",
-    type=float,
-    default=0.1,
-    show_default=True,
-    help="Share by which rates are raised before planning.",
-)
+@rate_headroom_option
 @click.option(
     "--objective",
     type=click.Choice(["gpus", "latency", "cost"]),
@@ -71,14 +67,7 @@ if TYPE_CHECKING:
     help="Slots of a baseline: its own, or chosen as greedy chooses.",
 )
 @click.option("--strict", is_flag=True, help="Refuse clients whose own clumps break the level.")
-@click.option(
-    "--seeds",
-    "n_seeds",
-    type=click.IntRange(1, 1000),
-    default=3,
-    show_default=True,
-    help="Fresh seeds on which every GPU is verified.",
-)
+@seeds_option
 @click.option(
     "--rates", "rates_path", type=INPUT_FILE, help="Rates by the hour (Parquet): pack for the peak."
 )

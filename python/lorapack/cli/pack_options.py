@@ -54,6 +54,29 @@ def slo_options(function: F) -> F:
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
 
 
+def rate_headroom_option(function: F) -> F:
+    """`--rate-headroom`: how far rates are believed."""
+    return click.option(
+        "--rate-headroom",
+        type=float,
+        default=0.1,
+        show_default=True,
+        help="Share by which rates are raised before planning.",
+    )(function)
+
+
+def seeds_option(function: F) -> F:
+    """`--seeds`: how many fresh ones a plan is verified on."""
+    return click.option(
+        "--seeds",
+        "n_seeds",
+        type=click.IntRange(1, 1000),
+        default=3,
+        show_default=True,
+        help="Fresh seeds on which every GPU is verified.",
+    )(function)
+
+
 def engine_options(function: F) -> F:
     """Engine settings, under the engine's own names."""
     options = [

@@ -53,6 +53,7 @@ def command(
     Replays each run of RUNS.csv as it was and reports how far throughput, times, starvation, starts
     and levels are off. A run's profile is chosen by its model column.
     """
+    from lorapack.atomic_file import atomic_file
     from lorapack.fidelity.replay import profiles_by_model, read_runs
     from lorapack.fidelity.validate import validate
     from lorapack.profile.profile import Profile
@@ -74,7 +75,8 @@ def command(
         model = Predictor.load(predictor)
         summary = {**predicted_summary(validation, model), "twin": summary}
     if rows_path is not None:
-        validation.rows.write_parquet(rows_path)
+        with atomic_file(rows_path, force=True) as temporary:
+            validation.rows.write_parquet(temporary)
     if plot_folder is not None:
         from lorapack.fidelity.figures import plot_slots, plot_validation
 

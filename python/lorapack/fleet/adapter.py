@@ -16,11 +16,12 @@ from types import MappingProxyType
 
 from lorapack.errors import InputError
 
-LARGEST_RANK = 512
-"""vLLM's largest ``max_lora_rank`` (config.py of 0.8.5, config/lora.py of 0.33)."""
-
 MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The values of ``max_lora_rank`` that every vLLM takes (0.33 takes 1 as well)."""
+"""The values of ``max_lora_rank`` that every vLLM takes (config.py of 0.8.5, config/lora.py of
+0.33, which takes 1 as well)."""
+
+LARGEST_RANK = MAX_LORA_RANKS[-1]
+"""No adapter may have a larger one."""
 
 LARGEST_RATE_RPS = 1e6
 """Above this a rate is taken for a mistake in the unit."""
