@@ -38,14 +38,15 @@ def chunks_on_ray(
         MissingPackageError: Ray is not installed.
     """
     try:
-        import ray
+        import ray as package
     except ImportError:
         raise MissingPackageError("--backend ray", "ray", "ray") from None
+    ray: Any = package  # its types differ between releases, and it may be absent when checked
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(_run_on_worker)
     definition = ray.put(_portable(store.sweep))
-    cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    cores = ray.cluster_resources().get("CPU", 1)
     at_once = jobs or max(1, int(2 * cores))
     waiting = store.missing()[::-1]
     under_way: dict[Any, int] = {}

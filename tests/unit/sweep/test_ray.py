@@ -12,8 +12,6 @@ from lorapack.sweep import run_sweep
 
 ray = pytest.importorskip("ray", reason="needs lorapack[ray]")
 
-pytestmark = pytest.mark.slow
-
 DEFINITION = """
 duration_s = 120
 [engine]
