@@ -128,7 +128,6 @@ class StepTime:
         attention_pair_ps: int,
         skipped_ps: int,
         waiting_ps: int,
-        arrival_ps: int,
     ) -> StepTime: ...
 
 @final

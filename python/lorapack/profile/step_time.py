@@ -64,8 +64,6 @@ class StepTables:
         attention_pair_ps: One (query, key) pair of a prefill chunk's attention.
         skipped_ps: One waiting request passed over because its adapter had no slot.
         waiting_ps: One request left waiting.
-        arrival_ps: One request that reached the engine since the step before: nothing, as the CPU
-            time of the offered requests stretches every price.
     """
 
     base: NDArray[np.uint64]
@@ -76,7 +74,6 @@ class StepTables:
     attention_pair_ps: int
     skipped_ps: int
     waiting_ps: int
-    arrival_ps: int
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,6 @@ class StepTime:
             attention_pair_ps=_whole_picoseconds(self.attention_pair_ms * stretch),
             skipped_ps=_whole_picoseconds(self.skipped_ms * stretch),
             waiting_ps=_whole_picoseconds(self.waiting_ms * stretch),
-            arrival_ps=0,
         )
 
     def stretch(self, offered_rps: float) -> float:

@@ -110,7 +110,6 @@ def native_step_time(
         attention_pair_ps=tables.attention_pair_ps,
         skipped_ps=tables.skipped_ps,
         waiting_ps=tables.waiting_ps,
-        arrival_ps=tables.arrival_ps,
     )
 
 

@@ -224,8 +224,7 @@ pub struct StepTime(lorapack_twin::step_time::StepTime);
 impl StepTime {
     #[new]
     #[pyo3(signature = (*, base_ps, distinct_adapter_ps, request_ps, context_token_ps,
-                        mixed_context_token_ps, attention_pair_ps, skipped_ps, waiting_ps,
-                        arrival_ps))]
+                        mixed_context_token_ps, attention_pair_ps, skipped_ps, waiting_ps))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
         base_ps: PyReadonlyArray1<'_, u64>,
@@ -236,7 +235,6 @@ impl StepTime {
         attention_pair_ps: u64,
         skipped_ps: u64,
         waiting_ps: u64,
-        arrival_ps: u64,
     ) -> PyResult<Self> {
         Ok(StepTime(lorapack_twin::step_time::StepTime {
             base: times(&base_ps)?.into(),
@@ -247,7 +245,6 @@ impl StepTime {
             attention_pair: Time(attention_pair_ps),
             skipped: Time(skipped_ps),
             waiting: Time(waiting_ps),
-            arrival: Time(arrival_ps),
         }))
     }
 }

@@ -139,7 +139,7 @@ impl<'a> Run<'a> {
         let end = self.scenario.duration.unwrap_or(Time::MAX);
         loop {
             self.clients_send_until(self.now, true);
-            let joined = self.server_hands_over();
+            self.server_hands_over();
             if self.now >= end {
                 break;
             }
@@ -147,7 +147,7 @@ impl<'a> Run<'a> {
                 if !self.jump_to_next_request() {
                     break;
                 }
-            } else if !self.step(joined, end)? {
+            } else if !self.step(end)? {
                 break;
             }
         }
@@ -206,9 +206,8 @@ impl<'a> Run<'a> {
         self.server_free
     }
 
-    /// Requests that are ready by now join the engine's waiting queue; says how many.
-    fn server_hands_over(&mut self) -> u32 {
-        let mut joined = 0;
+    /// Requests that are ready by now join the engine's waiting queue.
+    fn server_hands_over(&mut self) {
         while let Some(&name) = self.in_server.front() {
             let journey = &self.diary.journeys[name];
             if journey.ready.expect("accepted") > self.now {
@@ -223,9 +222,7 @@ impl<'a> Run<'a> {
             ));
             self.names.push(name);
             self.in_server.pop_front();
-            joined += 1;
         }
-        joined
     }
 
     /// Nothing waits or runs: on to when something can; false if nothing ever will.
@@ -243,7 +240,7 @@ impl<'a> Run<'a> {
     }
 
     /// One engine step; false if the end of the run cut it off.
-    fn step(&mut self, joined: u32, end: Time) -> Result<bool, Stuck> {
+    fn step(&mut self, end: Time) -> Result<bool, Stuck> {
         let decision = self.scheduler.schedule();
         let hopeless = self.scheduler.running.is_empty()
             && self.in_server.is_empty()
@@ -253,7 +250,7 @@ impl<'a> Run<'a> {
                 request: self.names[self.scheduler.waiting[0]],
             });
         }
-        let mut step = self.price(&decision, joined);
+        let mut step = self.price(&decision);
         if step.end > end {
             self.diary.cut = Some(step);
             return Ok(false);
@@ -266,9 +263,9 @@ impl<'a> Run<'a> {
     }
 
     /// Loads the batch's adapters and prices the step.
-    fn price(&mut self, decision: &Decision, joined: u32) -> Step {
+    fn price(&mut self, decision: &Decision) -> Step {
         let batch = self.adapters_in_walk_order(decision);
-        let shape = self.shape(decision, batch.len() as u32, joined);
+        let shape = self.shape(decision, batch.len() as u32);
         let mut step = Step {
             start: self.now,
             end: self.now,
@@ -308,13 +305,12 @@ impl<'a> Run<'a> {
         self.walk_order.iter().copied().filter(in_batch).collect()
     }
 
-    fn shape(&self, decision: &Decision, distinct_adapters: u32, joined: u32) -> BatchShape {
+    fn shape(&self, decision: &Decision, distinct_adapters: u32) -> BatchShape {
         let mut shape = BatchShape {
             scheduled: decision.scheduled.len() as u32,
             distinct_adapters,
             skipped: decision.skipped,
             waiting: self.scheduler.waiting.len() as u32,
-            arrivals: joined,
             ..BatchShape::default()
         };
         for &(request, tokens) in &decision.scheduled {

@@ -90,7 +90,6 @@ fn step_time(max_loras: u32) -> StepTime {
         attention_pair: Time::ZERO,
         skipped: ms(3.7e-4),
         waiting: ms(1.1e-4),
-        arrival: ms(0.04),
     }
 }
 

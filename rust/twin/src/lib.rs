@@ -65,7 +65,6 @@
 //!         attention_pair: Time::ZERO,
 //!         skipped: Time::ZERO,
 //!         waiting: Time::ZERO,
-//!         arrival: Time::ZERO,
 //!     },
 //!     front_end: FrontEnd::none(64),
 //!     duration: Some(Time::from_seconds(60.0)),

@@ -27,8 +27,6 @@ pub struct StepTime {
     pub skipped: Time,
     /// One request left waiting after scheduling.
     pub waiting: Time,
-    /// One request that reached the engine since the step before (the CPU is shared).
-    pub arrival: Time,
 }
 
 /// The shape of a scheduled batch: all that its price depends on.
@@ -48,8 +46,6 @@ pub struct BatchShape {
     pub skipped: u32,
     /// Requests waiting after scheduling, the skipped included.
     pub waiting: u32,
-    /// Requests that reached the engine since the step before.
-    pub arrivals: u32,
 }
 
 impl StepTime {
@@ -70,8 +66,7 @@ impl StepTime {
                 + context_token.0 * shape.context_tokens
                 + self.attention_pair.0 * shape.attention_pairs
                 + self.skipped.0 * u64::from(shape.skipped)
-                + self.waiting.0 * u64::from(shape.waiting)
-                + self.arrival.0 * u64::from(shape.arrivals),
+                + self.waiting.0 * u64::from(shape.waiting),
         )
     }
 }

@@ -107,7 +107,7 @@ impl<'a> Engine<'a> {
                 if !self.wait_for_request() {
                     break;
                 }
-            } else if (joined > 0 || !self.jump()) && !self.step(joined)? {
+            } else if (joined > 0 || !self.jump()) && !self.step()? {
                 break;
             }
         }
@@ -136,9 +136,8 @@ impl<'a> Engine<'a> {
     }
 
     /// One engine step; false if the end of the run cut it off.
-    fn step(&mut self, joined: u32) -> Result<bool, SimulateError> {
+    fn step(&mut self) -> Result<bool, SimulateError> {
         self.scheduler.schedule(&mut self.decision);
-        self.decision.shape.arrivals = joined;
         for preempted in &self.decision.preempted {
             if preempted.was_decoding {
                 // Its last token came at the end of the step before.

@@ -455,7 +455,6 @@ impl Scheduler {
         shape.context_tokens = self.context_tokens;
         shape.attention_pairs = 0;
         shape.waiting = self.waiting.len();
-        shape.arrivals = 0;
         if shape.waiting == 0 {
             shape.skipped = 0;
         }

@@ -215,7 +215,6 @@ fn step_time(dice: &mut impl Dice, engine: &EngineSettings) -> StepTime {
         attention_pair: price(30_000),
         skipped: price(400_000),
         waiting: price(900_000),
-        arrival: price(40_000_000),
     }
 }
 
