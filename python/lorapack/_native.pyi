@@ -13,6 +13,7 @@ __all__ = [
     "FrontEnd",
     "GpuPhysics",
     "LengthShape",
+    "Network",
     "Outcome",
     "Scenario",
     "StepTime",
@@ -237,6 +238,27 @@ class WorkSums:
     def n_adapters(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
     __hash__: None  # type: ignore[assignment]
+
+@final
+class Network:
+    """A trained network with its inputs' scaling and its outputs' last steps, for one row."""
+
+    def __new__(
+        cls,
+        *,
+        offset: NDArray[np.float32],
+        mean: NDArray[np.float32],
+        scale: NDArray[np.float32],
+        layers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+        physics: NDArray[np.float32],
+        least: float,
+        most: float,
+        draw: NDArray[np.float32],
+        cap: NDArray[np.float32],
+        sides: tuple[NDArray[np.float32], NDArray[np.float32]],
+    ) -> Network: ...
+    def row(self, features: NDArray[np.float32]) -> NDArray[np.float32] | None: ...
+    def numbers(self, features: NDArray[np.float32]) -> tuple[float, ...] | None: ...
 
 @final
 class GpuPhysics:

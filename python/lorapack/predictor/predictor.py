@@ -1,4 +1,7 @@
-"""Asking a model: one ONNX graph, run by onnxruntime; safe from any number of threads."""
+"""Asking a model: one ONNX graph; safe from any number of threads.
+
+onnxruntime runs it for many rows, :mod:`lorapack.predictor.one_row` for one.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,14 @@ import onnxruntime
 from lorapack.errors import InputError
 from lorapack.predictor.digest import digest_of
 from lorapack.predictor.features import FEATURES
+from lorapack.predictor.one_row import network_of
 from lorapack.predictor.targets import OUTPUTS, Prediction
 from lorapack.profile.profile import Profile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from lorapack._native import Network
 
 FORMAT = "1"
 """The graphs that this version reads (see :mod:`lorapack.predictor.export`)."""
@@ -51,6 +57,7 @@ class Predictor:
     targets: tuple[str, ...]
     card: Mapping[str, Any]
     _session: onnxruntime.InferenceSession
+    _network: Network | None
 
     @classmethod
     def load(cls, source: Profile | str | os.PathLike[str], *, stale: bool = False) -> Predictor:
@@ -91,6 +98,10 @@ class Predictor:
         Returns:
             float32 of shape (rows, targets), or (targets,) for one row.
         """
+        if self._network is not None and features.size == len(FEATURES):
+            row = self._network.row(features)
+            if row is not None:
+                return row if features.ndim == 1 else row.reshape(1, -1)
         if features.ndim == 1:
             return self._run(features.reshape(1, -1)).reshape(-1)
         return self._run(features)
@@ -127,12 +138,14 @@ class Predictor:
         Args:
             features: Shape (features,) or (1, features).
         """
+        if self._network is not None:
+            numbers = self._network.numbers(features)
+            if numbers is not None:
+                return Prediction._make(numbers)
         return Prediction._make(self._run(features.reshape(1, -1))[0].tolist())
 
     def _run(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: list[Any] = self._session.run(None, {"features": features})
-        predictions: NDArray[np.float32] = outputs[0]
-        return predictions
+        return _ran(self._session, features)
 
 
 def builtin_models() -> tuple[str, ...]:
@@ -184,7 +197,16 @@ def _of_bytes(data: bytes, file: str) -> Predictor:
     if names != [feature.name for feature in FEATURES] or outputs != OUTPUTS:
         raise InputError(file, "features", None, "another lorapack trained it: train it again")
     profile = Profile.from_toml(metadata["lorapack.profile_toml"], file=f"{file}: profile")
-    return Predictor(profile, outputs, json.loads(metadata["lorapack.card"]), session)
+    network = network_of(data, functools.partial(_ran, session))
+    return Predictor(profile, outputs, json.loads(metadata["lorapack.card"]), session, network)
+
+
+def _ran(
+    session: onnxruntime.InferenceSession, features: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    outputs: list[Any] = session.run(None, {"features": features})
+    predictions: NDArray[np.float32] = outputs[0]
+    return predictions
 
 
 def _options() -> onnxruntime.SessionOptions:

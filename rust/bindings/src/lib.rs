@@ -6,6 +6,7 @@
 mod conform;
 mod enter;
 mod error;
+mod network;
 mod outcome;
 mod physics;
 mod run;
@@ -17,6 +18,8 @@ use pyo3::prelude::*;
 mod _native {
     #[pymodule_export]
     use crate::conform::{conform_residency, conform_schedule};
+    #[pymodule_export]
+    use crate::network::Network;
     #[pymodule_export]
     use crate::outcome::{Outcome, Table};
     #[pymodule_export]
