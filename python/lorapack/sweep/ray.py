@@ -7,7 +7,7 @@ nothing is lost and nothing doubled. The machine that calls writes all files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ RETRIES = 20
 
 def chunks_on_ray(
     store: Store, jobs: int | None, progress: Callable[[int], None]
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """Runs the chunks that are missing on the Ray cluster, one core each; they come as they end.
 
     Joins the cluster that the environment names (``RAY_ADDRESS``), or starts one of this machine.
