@@ -17,24 +17,16 @@
 //! out (variance, preemption, the order of admission) a model learns on top of it.
 
 pub mod features;
+mod gpu;
+mod slots;
 pub mod work;
 
-use std::sync::Arc;
-
+pub use gpu::{FrontEndPrices, Gpu, Setting, SteadyState, StepPrices};
+use slots::Sharing;
 use work::Demand;
-
-/// Share of the slots that time-sharing keeps busy.
-const BUSY_SLOTS: f64 = 0.98;
-
-/// Requests in service from which on an adapter never goes idle: e^30 service times is for ever.
-const ALWAYS_BUSY: f64 = 30.0;
 
 /// Preemptions of a request over output / prompt in a full KV cache, as the twin has them.
 const PREEMPTED: f64 = 0.22;
-
-/// Newton steps for the slot wait, on the inverse of the slots held: a straight line for like
-/// adapters, concave for unlike ones, so that steps from the left never overshoot.
-const WAIT_STEPS: usize = 5;
 
 /// Steps of the solver for the step time, at most; three or four are usual.
 const SOLVER_STEPS: usize = 8;
@@ -44,151 +36,6 @@ const OVERLOAD_STEPS: usize = 2;
 
 /// Share of a step to which the solver goes.
 const SOLVED: f64 = 2e-4;
-
-/// Share of the slots to which they are shared.
-const SHARED: f64 = 1e-4;
-
-/// Prices of a step in seconds, by whole tokens where they are tables.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StepPrices {
-    /// By tokens: a step with LoRA off.
-    pub without_lora: Arc<[f64]>,
-    /// By tokens: a step with LoRA on, as if there were no slots.
-    pub with_lora: Arc<[f64]>,
-    /// By tokens: each LoRA slot, used or not.
-    pub slot: Arc<[f64]>,
-    /// By tokens: each distinct adapter in the batch, were the CPU cache empty.
-    pub distinct_adapter: Arc<[f64]>,
-    /// Further, a distinct adapter in the batch, for each adapter that the CPU cache holds.
-    pub cpu_lora: f64,
-    /// One request scheduled.
-    pub request: f64,
-    /// One context token read in a step without prompts.
-    pub context_token: f64,
-    /// One context token read in a step with prompts.
-    pub mixed_context_token: f64,
-    /// One (query, key) pair of prefill attention.
-    pub attention_pair: f64,
-    /// One waiting request passed over for lack of a slot.
-    pub skipped: f64,
-    /// One waiting request.
-    pub waiting: f64,
-    /// Share by which steps are longer for each request offered a second (the CPU is shared).
-    pub stretch_s: f64,
-}
-
-impl StepPrices {
-    /// One context token, where this share of the steps has prompts.
-    fn context_price(&self, with_prompts: f64) -> f64 {
-        self.context_token + with_prompts * (self.mixed_context_token - self.context_token)
-    }
-}
-
-/// The front end in seconds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FrontEndPrices {
-    /// API-server time a request.
-    pub request: f64,
-    /// Further time at an adapter's first request.
-    pub first_use: f64,
-    /// Added to a TTFT.
-    pub first_token_fixed: f64,
-    /// Added to a TTFT for each request in its step.
-    pub first_token_request: f64,
-    /// Added to a TTFT: this share of its step.
-    pub first_token_step: f64,
-    /// By requests in a step: share of tokens that clients see merged with the one before.
-    pub merged: Arc<[f64]>,
-}
-
-/// A GPU with its engine: all that does not change as adapters come and go.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Gpu {
-    /// Cost of a step.
-    pub step: StepPrices,
-    /// Cost outside the engine.
-    pub front_end: FrontEndPrices,
-    /// Tokens a KV block holds.
-    pub block_size: f64,
-    /// Requests that may run at once.
-    pub max_num_seqs: f64,
-    /// Tokens a step may hold; the tables go that far.
-    pub max_num_batched_tokens: f64,
-}
-
-/// What is set for one prediction.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Setting {
-    /// LoRA slots; 0: LoRA is off.
-    pub max_loras: f64,
-    /// Rank that the slots are made for (the prices know it already).
-    pub max_lora_rank: f64,
-    /// Adapters that the CPU cache holds.
-    pub max_cpu_loras: f64,
-    /// KV cache, tokens, the null block counted.
-    pub kv_cache_tokens: f64,
-    /// Length of the window, seconds.
-    pub duration_s: f64,
-    /// Whether every adapter was used before.
-    pub warm: bool,
-    /// Requests that clients keep in the system at most.
-    pub max_in_flight: f64,
-}
-
-/// What a GPU comes to when the same demand goes on. Rates in requests a second.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SteadyState {
-    /// Largest rate that can be completed.
-    pub capacity_rps: f64,
-    /// Offered rate over capacity.
-    pub load: f64,
-    /// Rate completed: what is offered, or what a growing queue leaves of the capacity.
-    pub completed_rps: f64,
-    /// Running requests.
-    pub running: f64,
-    /// Most requests that can run.
-    pub running_limit: f64,
-    /// Most that the tokens of a step allow, over `running_limit`.
-    pub token_room: f64,
-    /// Most that the KV cache allows, over `running_limit`.
-    pub kv_room: f64,
-    /// Tokens in a step.
-    pub batched_tokens: f64,
-    /// Distinct adapters in a step.
-    pub distinct_adapters: f64,
-    /// A step, adapter loads included.
-    pub step_s: f64,
-    /// A step with a large prefill in it.
-    pub prefill_step_s: f64,
-    /// Between two tokens, as a client sees it.
-    pub itl_s: f64,
-    /// Share of the steps' time that adapter loads take.
-    pub load_fraction: f64,
-    /// Slots wanted over slots kept busy.
-    pub slot_pressure: f64,
-    /// Wait for a slot, mean over requests.
-    pub slot_wait_s: f64,
-    /// Share of the work for which a slot comes free within the window.
-    pub slot_served: f64,
-    /// Share of the KV cache held.
-    pub kv_usage: f64,
-    /// Free places over the standard deviation of running requests.
-    pub headroom: f64,
-    /// Requests waiting, mean over the window.
-    pub waiting: f64,
-    /// First token, as a client sees it, mean.
-    pub ttft_s: f64,
-    /// Time a request spends in the engine, by its output, over the window.
-    pub service_fraction: f64,
-    /// Share of the window that first uses of adapters block the API server.
-    pub startup_fraction: f64,
-    /// Share of the time that the API server is busy with requests.
-    pub front_end_load: f64,
-    /// Time to work off one clump of a bursty adapter.
-    pub clump_s: f64,
-    /// Tokens served over tokens offered in the window.
-    pub served_fraction: f64,
-}
 
 /// What a step comes to, with all that leads to it.
 struct Point {
@@ -214,30 +61,6 @@ struct MeanStep {
     large_step_s: f64,
     /// Share of the steps that have any prompt.
     with_prompts: f64,
-}
-
-/// How adapters share the slots, in service times.
-struct Sharing {
-    distinct_adapters: f64,
-    pressure: f64,
-    /// Mean over requests.
-    wait: f64,
-    /// Adapters copied into a slot for each request completed.
-    loads: f64,
-    /// Share of the work whose turn comes within the window.
-    served: f64,
-}
-
-impl Default for Sharing {
-    fn default() -> Self {
-        Sharing {
-            distinct_adapters: 0.0,
-            pressure: 0.0,
-            wait: 0.0,
-            loads: 0.0,
-            served: 1.0,
-        }
-    }
 }
 
 impl Gpu {
@@ -282,7 +105,7 @@ impl Gpu {
     /// A step at the limit, were the batch always full and nobody looked at the queue.
     fn full_step_s(&self, demand: &Demand, setting: &Setting, limit: &RunningLimits) -> f64 {
         let work = (demand.rate_rps * demand.output_tokens).max(1e-12);
-        let sharing = Self::sharing(demand, setting, limit.running / work);
+        let sharing = Sharing::of(demand, setting, limit.running / work);
         self.batch(demand, setting, limit, limit.running, &sharing, 0.0)
             .step_s
     }
@@ -338,7 +161,7 @@ impl Gpu {
         limit: &RunningLimits,
         step_s: f64,
     ) -> Point {
-        let sharing = Self::sharing(demand, setting, step_s);
+        let sharing = Sharing::of(demand, setting, step_s);
         // What the API server lets through; the rest waits there, where it costs the engine nothing.
         let let_in_rps = demand.rate_rps.min(self.server_rps());
         let asked = let_in_rps * demand.output_tokens * step_s * sharing.served;
@@ -424,46 +247,6 @@ impl Gpu {
             + distinct_adapters * adapter
     }
 
-    /// How the slots are shared if steps take `step_s`. Within a window an adapter cannot hold a
-    /// slot for longer than the window, and one whose turn does not come is not served.
-    fn sharing(demand: &Demand, setting: &Setting, step_s: f64) -> Sharing {
-        let work = demand.rate_rps * demand.output_tokens;
-        if step_s <= 0.0 || work <= 0.0 || demand.groups().is_empty() || setting.max_loras == 0.0 {
-            return Sharing::default();
-        }
-        let window = (setting.duration_s / (demand.output_tokens * step_s)).max(1.0);
-        let busy_slots = BUSY_SLOTS * setting.max_loras;
-        let mut turns = Turns::default();
-        let mut own_work = 0.0;
-        for group in demand.groups() {
-            turns.push(group.adapters, group.work * step_s, window);
-            own_work += group.adapters * group.work;
-        }
-        let wanted = turns.held(0.0).0;
-        let mut wait = 0.0;
-        if wanted > busy_slots {
-            for _ in 0..WAIT_STEPS {
-                let (held, slope) = turns.held(wait);
-                if held - busy_slots <= SHARED * busy_slots {
-                    break;
-                }
-                wait += held * (held - busy_slots) / (busy_slots * slope);
-            }
-        }
-        let (held, _) = turns.held(wait);
-        let idle = (demand.adapters - held).max(1e-9);
-        let kept = ((setting.max_loras - held) / idle).clamp(0.0, 1.0);
-        let served = window / (window + wait);
-        let in_service = work * step_s;
-        Sharing {
-            distinct_adapters: (turns.distinct() * served).min(setting.max_loras),
-            pressure: wanted / busy_slots,
-            wait: turns.mean_wait(wait).min(window),
-            loads: (1.0 - kept) * turns.cycles(wait) / in_service,
-            served: 1.0 - (own_work / work).min(1.0) * (1.0 - served),
-        }
-    }
-
     fn startup_fraction(&self, demand: &Demand, setting: &Setting) -> f64 {
         if setting.warm {
             return 0.0;
@@ -531,89 +314,6 @@ struct RunningLimits {
     kv: f64,
     tokens: f64,
     running: f64,
-}
-
-/// Busy periods of the adapters, group by group, in service times.
-#[derive(Default)]
-struct Turns {
-    groups: [Turn; work::BINS],
-    n: usize,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Turn {
-    adapters: f64,
-    in_service: f64,
-    present: f64,
-    busy: f64,
-    cycle: f64,
-}
-
-impl Turns {
-    fn push(&mut self, adapters: f64, in_service: f64, window: f64) {
-        let in_service = in_service.clamp(1e-12, ALWAYS_BUSY);
-        let absent = (-in_service).exp();
-        // (e^a - 1) / a, from the side that loses no digits.
-        let busy = if in_service < 1e-6 {
-            1.0
-        } else {
-            (1.0 - absent) / (absent * in_service)
-        };
-        let busy = busy.min(window);
-        let cycle = busy + 1.0 / in_service;
-        self.groups[self.n] = Turn {
-            adapters,
-            in_service,
-            present: 1.0 - absent,
-            busy,
-            cycle,
-        };
-        self.n += 1;
-    }
-
-    fn turns(&self) -> &[Turn] {
-        &self.groups[..self.n]
-    }
-
-    /// Slots held when every turn starts with a wait, and how fast that falls with the wait.
-    fn held(&self, wait: f64) -> (f64, f64) {
-        let (mut held, mut slope) = (0.0, 0.0);
-        for turn in self.turns() {
-            let per_cycle = 1.0 / (turn.cycle + wait);
-            let share = turn.adapters * turn.busy * per_cycle;
-            held += share;
-            slope += share * per_cycle;
-        }
-        (held, slope)
-    }
-
-    fn distinct(&self) -> f64 {
-        self.turns()
-            .iter()
-            .map(|turn| turn.adapters * turn.present)
-            .sum()
-    }
-
-    /// Turns begun in one service time.
-    fn cycles(&self, wait: f64) -> f64 {
-        self.turns()
-            .iter()
-            .map(|turn| turn.adapters / (turn.cycle + wait))
-            .sum()
-    }
-
-    /// Wait of a request, mean over requests: the turn's first waits in full, those who come while
-    /// it waits on average for half.
-    fn mean_wait(&self, wait: f64) -> f64 {
-        let (mut waits, mut requests) = (0.0, 0.0);
-        for turn in self.turns() {
-            let (adapters, a) = (turn.adapters, turn.in_service);
-            let turns = adapters / (turn.cycle + wait);
-            waits += turns * (wait + 0.5 * a * wait * wait);
-            requests += turns * (1.0 + a * (turn.busy + wait));
-        }
-        waits / requests.max(1e-300)
-    }
 }
 
 /// KV tokens of a running request, mean over its life and over running requests.

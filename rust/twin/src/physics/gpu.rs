@@ -1,0 +1,145 @@
+//! What the steady state is solved from, and what it comes to: plain data in seconds.
+
+use std::sync::Arc;
+
+/// Prices of a step in seconds, by whole tokens where they are tables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepPrices {
+    /// By tokens: a step with LoRA off.
+    pub without_lora: Arc<[f64]>,
+    /// By tokens: a step with LoRA on, as if there were no slots.
+    pub with_lora: Arc<[f64]>,
+    /// By tokens: each LoRA slot, used or not.
+    pub slot: Arc<[f64]>,
+    /// By tokens: each distinct adapter in the batch, were the CPU cache empty.
+    pub distinct_adapter: Arc<[f64]>,
+    /// Further, a distinct adapter in the batch, for each adapter that the CPU cache holds.
+    pub cpu_lora: f64,
+    /// One request scheduled.
+    pub request: f64,
+    /// One context token read in a step without prompts.
+    pub context_token: f64,
+    /// One context token read in a step with prompts.
+    pub mixed_context_token: f64,
+    /// One (query, key) pair of prefill attention.
+    pub attention_pair: f64,
+    /// One waiting request passed over for lack of a slot.
+    pub skipped: f64,
+    /// One waiting request.
+    pub waiting: f64,
+    /// Share by which steps are longer for each request offered a second (the CPU is shared).
+    pub stretch_s: f64,
+}
+
+impl StepPrices {
+    /// One context token, where this share of the steps has prompts.
+    pub(super) fn context_price(&self, with_prompts: f64) -> f64 {
+        self.context_token + with_prompts * (self.mixed_context_token - self.context_token)
+    }
+}
+
+/// The front end in seconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrontEndPrices {
+    /// API-server time a request.
+    pub request: f64,
+    /// Further time at an adapter's first request.
+    pub first_use: f64,
+    /// Added to a TTFT.
+    pub first_token_fixed: f64,
+    /// Added to a TTFT for each request in its step.
+    pub first_token_request: f64,
+    /// Added to a TTFT: this share of its step.
+    pub first_token_step: f64,
+    /// By requests in a step: share of tokens that clients see merged with the one before.
+    pub merged: Arc<[f64]>,
+}
+
+/// A GPU with its engine: all that does not change as adapters come and go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gpu {
+    /// Cost of a step.
+    pub step: StepPrices,
+    /// Cost outside the engine.
+    pub front_end: FrontEndPrices,
+    /// Tokens a KV block holds.
+    pub block_size: f64,
+    /// Requests that may run at once.
+    pub max_num_seqs: f64,
+    /// Tokens a step may hold; the tables go that far.
+    pub max_num_batched_tokens: f64,
+}
+
+/// What is set for one prediction.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Setting {
+    /// LoRA slots; 0: LoRA is off.
+    pub max_loras: f64,
+    /// Rank that the slots are made for (the prices know it already).
+    pub max_lora_rank: f64,
+    /// Adapters that the CPU cache holds.
+    pub max_cpu_loras: f64,
+    /// KV cache, tokens, the null block counted.
+    pub kv_cache_tokens: f64,
+    /// Length of the window, seconds.
+    pub duration_s: f64,
+    /// Whether every adapter was used before.
+    pub warm: bool,
+    /// Requests that clients keep in the system at most.
+    pub max_in_flight: f64,
+}
+
+/// What a GPU comes to when the same demand goes on. Rates in requests a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SteadyState {
+    /// Largest rate that can be completed.
+    pub capacity_rps: f64,
+    /// Offered rate over capacity.
+    pub load: f64,
+    /// Rate completed: what is offered, or what a growing queue leaves of the capacity.
+    pub completed_rps: f64,
+    /// Running requests.
+    pub running: f64,
+    /// Most requests that can run.
+    pub running_limit: f64,
+    /// Most that the tokens of a step allow, over `running_limit`.
+    pub token_room: f64,
+    /// Most that the KV cache allows, over `running_limit`.
+    pub kv_room: f64,
+    /// Tokens in a step.
+    pub batched_tokens: f64,
+    /// Distinct adapters in a step.
+    pub distinct_adapters: f64,
+    /// A step, adapter loads included.
+    pub step_s: f64,
+    /// A step with a large prefill in it.
+    pub prefill_step_s: f64,
+    /// Between two tokens, as a client sees it.
+    pub itl_s: f64,
+    /// Share of the steps' time that adapter loads take.
+    pub load_fraction: f64,
+    /// Slots wanted over slots kept busy.
+    pub slot_pressure: f64,
+    /// Wait for a slot, mean over requests.
+    pub slot_wait_s: f64,
+    /// Share of the work for which a slot comes free within the window.
+    pub slot_served: f64,
+    /// Share of the KV cache held.
+    pub kv_usage: f64,
+    /// Free places over the standard deviation of running requests.
+    pub headroom: f64,
+    /// Requests waiting, mean over the window.
+    pub waiting: f64,
+    /// First token, as a client sees it, mean.
+    pub ttft_s: f64,
+    /// Time a request spends in the engine, by its output, over the window.
+    pub service_fraction: f64,
+    /// Share of the window that first uses of adapters block the API server.
+    pub startup_fraction: f64,
+    /// Share of the time that the API server is busy with requests.
+    pub front_end_load: f64,
+    /// Time to work off one clump of a bursty adapter.
+    pub clump_s: f64,
+    /// Tokens served over tokens offered in the window.
+    pub served_fraction: f64,
+}
