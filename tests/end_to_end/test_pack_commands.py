@@ -67,7 +67,7 @@ def test_file_that_exists_is_refused_before_any_work(lorapack, tmp_path):
         (["--profile", "llama"], 2, "llama-3.1-8b"),
         (["--rate-headroom", "-1"], 2, "rate_headroom"),
         (["--objective", "latency"], 2, "number of GPUs"),
-        (["--gpus", "1"], 3, "do not suffice"),
+        (["--gpus", "1"], 3, "not suffice"),
         (["--ttft-p99-ms", "1"], 3, "ttft_p99_ms"),
         (["--gpu-memory-utilization", "0.5"], 3, "no GPU of the pool starts"),
     ],

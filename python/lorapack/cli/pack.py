@@ -69,6 +69,18 @@ if TYPE_CHECKING:
 @click.option("--strict", is_flag=True, help="Refuse clients whose own clumps break the level.")
 @seeds_option
 @click.option(
+    "--no-verify",
+    is_flag=True,
+    help="Predictions only: milliseconds in place of minutes, and no proof.",
+)
+@click.option(
+    "--predictor",
+    "predictor_paths",
+    type=INPUT_FILE,
+    multiple=True,
+    help="With --no-verify: a model of `lorapack train`, for a profile that comes with none.",
+)
+@click.option(
     "--rates", "rates_path", type=INPUT_FILE, help="Rates by the hour (Parquet): pack for the peak."
 )
 @click.option("--from", "old_path", type=INPUT_FILE, help="Carry this plan over, with few moves.")
@@ -89,7 +101,8 @@ def command(
     """Place a fleet on the fewest GPUs.
 
     Chooses LoRA slots per GPU, re-simulates every GPU for an hour on fresh seeds, and repairs what
-    fails: a plan that says `verified` keeps the service level on all of them.
+    fails: a plan that says `verified` keeps the service level on all of them. With --no-verify
+    nothing is simulated: quick, and a GPU of such a plan may break the level.
     """
     import time
 
@@ -111,10 +124,13 @@ def _pack(out: Printer, seed: int, fleet_path: Path, options: dict[str, Any]) ->
     from lorapack.packer.plan import Plan
     from lorapack.packer.settings import Settings
     from lorapack.packer.solve import solve, solve_from, solve_hourly
+    from lorapack.predictor.predictor import Predictor
 
     rates_path, old_path = options["rates_path"], options["old_path"]
     if rates_path is not None and old_path is not None:
         raise click.UsageError("give --rates or --from, not both")
+    if options["no_verify"] and (rates_path or old_path):
+        raise click.UsageError("--no-verify goes with neither --rates nor --from")
     fleet = Fleet.read(fleet_path, need_rates=rates_path is None)
     build = _problem_maker(seed, options)
     with out.progress("packing", total=len(fleet)) as advance:
@@ -123,6 +139,8 @@ def _pack(out: Printer, seed: int, fleet_path: Path, options: dict[str, Any]) ->
             slots=options["slots"],
             n_seeds=options["n_seeds"],
             jobs=options["jobs"],
+            verify=not options["no_verify"],
+            predictors=tuple(Predictor.load(path) for path in options["predictor_paths"]),
             progress=lambda _label, done: advance(done),
         )
         if rates_path is not None:
@@ -166,7 +184,11 @@ def _problem_maker(seed: int, options: dict[str, Any]) -> Callable[[Iterable[Ada
 
 
 def _report(out: Printer, plan: Plan, output: Path | None, wall_s: float) -> None:
-    if not plan.verified:
+    from lorapack.packer.placement import counted
+
+    if plan.notes.get("evidence") == "predicted":
+        _warn_of_predictions(out, plan)
+    elif not plan.verified:
         out.warn("not verified: see the violations of the GPUs marked `no`")
     if plan.exempt:
         names = ", ".join(f"{row['adapter']} ({_seconds(row)})" for row in plan.exempt[:8])
@@ -180,8 +202,8 @@ def _report(out: Printer, plan: Plan, output: Path | None, wall_s: float) -> Non
     moved = plan.notes.get("replan")
     if moved is not None:
         out.note(
-            f"{moved['moves']} moves from {moved['from_n_gpus']} GPUs; with any number of moves "
-            f"{moved['n_gpus_with_any_moves']} GPUs would do"
+            f"{moved['moves']} moves from {counted(moved['from_n_gpus'])}; with any number of "
+            f"moves {counted(moved['n_gpus_with_any_moves'])} would do"
         )
     hours = plan.notes.get("rates")
     if hours is not None:
@@ -190,10 +212,22 @@ def _report(out: Printer, plan: Plan, output: Path | None, wall_s: float) -> Non
     out.result(
         {**plan.to_dict(), "wall_s": wall_s},
         Table("", _COLUMNS, [_row(gpu) for gpu in plan.gpus]),
-        f"{plan.n_gpus} GPUs (lower bound {_bound(plan)}), slo {plan.slo}, "
+        f"{counted(plan.n_gpus)} (lower bound {_bound(plan)}), slo {plan.slo}, "
         f"{'verified' if plan.verified else 'NOT verified'}{money}{energy}, "
         f"{wall_s:.1f} s{written}",
     )
+
+
+def _warn_of_predictions(out: Printer, plan: Plan) -> None:
+    out.warn("predicted, not verified: no GPU of this plan was simulated")
+    for flag, why in (
+        ("out_of_range", "lie outside what the model was trained on"),
+        ("wide_interval", "have a wide interval of p99 TTFT"),
+    ):
+        names = plan.notes[flag]
+        if names:
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            out.warn(f"predictions that {why}: {', '.join(names[:8])}{more}")
 
 
 def _seconds(entry: Mapping[str, Any]) -> str:
@@ -222,6 +256,7 @@ _COLUMNS = [
 
 
 def _row(gpu: PlannedGpu) -> list[object]:
+    found = gpu.twin if gpu.seeds else gpu.predicted
     return [
         gpu.gpu,
         gpu.profile,
@@ -229,8 +264,8 @@ def _row(gpu: PlannedGpu) -> list[object]:
         sum(row.rate_rps for row in gpu.adapters),
         gpu.engine["max_loras"],
         gpu.engine["max_lora_rank"],
-        gpu.twin["served_fraction"],
-        gpu.twin["ttft_p99_ms"],
-        gpu.margin,
-        not gpu.twin["violations"],
+        found["served_fraction"],
+        found["ttft_p99_ms"],
+        gpu.margin if gpu.seeds else None,
+        not gpu.twin["violations"] if gpu.seeds else "predicted",
     ]

@@ -19,7 +19,7 @@ from lorapack.errors import Infeasible
 from lorapack.packer.evaluate import SlotSearch, max_lora_rank_for, slot_rules
 from lorapack.packer.fill import PrefixFill
 from lorapack.packer.guide import SHORT_OF_SLOTS, Guide, first_load
-from lorapack.packer.placement import GpuPlacement, Item, compatible, item_order
+from lorapack.packer.placement import GpuPlacement, Item, compatible, counted, item_order
 from lorapack.packer.settings import SEED_MARGIN
 from lorapack.packer.spread import settle, spread
 from lorapack.twin.trial import n_adapters
@@ -122,7 +122,7 @@ class Greedy:
             left = _without(left, gpu.items)
         while left:
             if max_gpus is not None and len(gpus) >= max_gpus:
-                raise _too_few(max_gpus, len(left), len(items))
+                raise too_few(max_gpus, len(left), len(items))
             gpu = self._fill_one(None, left, gpus)
             gpus.append(gpu)
             left = _without(left, gpu.items)
@@ -353,9 +353,10 @@ def _holds_nowhere(item: Item, label: str | None) -> Infeasible:
     return HoldsNowhere(item)
 
 
-def _too_few(n_gpus: int, n_left: int, n_items: int) -> Infeasible:
+def too_few(n_gpus: int, n_left: int, n_items: int) -> Infeasible:
+    """What is said where more GPUs would be needed than may be used."""
     placed = n_items - n_left
     return Infeasible(
-        f"{n_gpus} GPUs do not suffice: {n_left} of {n_items} adapters are left over",
-        f"{n_gpus} GPUs hold the first {placed} in packing order",
+        f"{counted(n_gpus)} will not suffice: {n_left} of {n_items} adapters are left over",
+        f"{counted(n_gpus)} can hold the first {placed} in packing order",
     )

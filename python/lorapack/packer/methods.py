@@ -23,6 +23,8 @@ from lorapack.packer.bound import request_prices_s
 from lorapack.packer.greedy import Greedy
 from lorapack.packer.greedy_paper import GreedyPaper
 from lorapack.packer.placement import item_order
+from lorapack.packer.predicted import PredictedJudge
+from lorapack.packer.quick_fill import QuickFill, is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,6 +65,9 @@ def greedy(
     For the fewest GPUs those are as many as were filled; for `latency` all of `n_gpus`; and
     `spare_gpus` more, so that what is lost fits in the rest.
     """
+    if isinstance(steer.level, PredictedJudge) and is_plain(problem, kinds, items):
+        quick = QuickFill(kinds[0], steer.level, steer.slo, settings.seed_margin)
+        return quick.place(items, problem.n_gpus)
     packer = Greedy(
         kinds,
         steer.level,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lorapack.fleet.fleet import Fleet
     from lorapack.packer.plan import Plan
     from lorapack.packer.problem import Objective
+    from lorapack.predictor.predictor import Predictor
 
 
 def pack(
@@ -41,6 +42,8 @@ def pack(
     strict: bool = False,
     seed: int = 0,
     n_seeds: int = VERIFYING_SEEDS,
+    verify: bool = True,
+    predictors: Sequence[Predictor] = (),
     jobs: int | None = None,
     engine: Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -59,6 +62,9 @@ def pack(
         strict: Refuse a client whose own clumps break the level, in place of exempting it.
         seed: Of everything random; the same inputs and seed give the same plan.
         n_seeds: Fresh seeds on which each GPU is verified.
+        verify: Off: the predictor alone decides, in milliseconds, and the plan is not verified.
+            Each GPU's `predicted` then says what is expected and how far it may be believed.
+        predictors: Without `verify`: models of `lorapack train`, for profiles without one.
         jobs: Threads; None: all cores.
         engine: Engine settings in place of the profile's, of `ENGINE_SETTINGS`.
 
@@ -66,7 +72,7 @@ def pack(
         The plan, its GPUs in packing order.
 
     Raises:
-        InputError: An argument cannot be used.
+        InputError: An argument cannot be used, or a profile has no model to predict with.
         Infeasible: No plan keeps the level within the limits.
 
     Example:
@@ -89,7 +95,10 @@ def pack(
         strict=strict,
         seed=seed,
     )
-    return solve(problem, Settings(method, n_seeds=n_seeds, jobs=jobs))
+    settings = Settings(
+        method, n_seeds=n_seeds, jobs=jobs, verify=verify, predictors=tuple(predictors)
+    )
+    return solve(problem, settings)
 
 
 ENGINE_SETTINGS = (

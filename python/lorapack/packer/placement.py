@@ -158,3 +158,8 @@ def with_one_more(gpu: GpuPlacement, item: Item) -> GpuPlacement:
     """The GPU with an item more, and a slot more if it had one each."""
     each = gpu.max_loras == n_adapters(gpu.loads)
     return gpu.with_items([*gpu.items, item], gpu.max_loras + each)
+
+
+def counted(n_gpus: int) -> str:
+    """A number of GPUs in words: `1 GPU`, `2 GPUs`."""
+    return "1 GPU" if n_gpus == 1 else f"{n_gpus} GPUs"

@@ -73,7 +73,8 @@ class PlannedGpu:
             of the rest, violations.
         seeds: The verifying seeds.
         margin: Traffic above the planned that it was seen to hold, as a fraction.
-        failing_probability: Estimated chance that another seed breaks the level.
+        failing_probability: Estimated chance that another seed breaks the level; None: no seed was
+            simulated. `twin` and `seeds` are then empty, and `predicted` holds all there is.
     """
 
     gpu: str
@@ -87,7 +88,7 @@ class PlannedGpu:
     twin: Mapping[str, Any]
     seeds: tuple[int, ...]
     margin: float
-    failing_probability: float
+    failing_probability: float | None
 
 
 @dataclass(frozen=True)
@@ -291,6 +292,11 @@ class _Reader:
             raise InputError(self.file, f"{place}.{key}", value, "give a number of 0 or more")
         return float(value)
 
+    def number_or_none(self, table: Mapping[str, Any], key: str, place: str) -> float | None:
+        """A number of 0 or more, or null."""
+        present = key in table and table[key] is None
+        return None if present else self.number(table, key, place)
+
     def gpu(self, value: object, place: str) -> PlannedGpu:
         """One GPU."""
         table = self.mapping(value, place)
@@ -313,7 +319,7 @@ class _Reader:
             twin=self.get(table, "twin", dict, place),
             seeds=tuple(self.get(table, "seeds", list, place)),
             margin=self.number(table, "margin", place),
-            failing_probability=self.number(table, "failing_probability", place),
+            failing_probability=self.number_or_none(table, "failing_probability", place),
         )
 
     def adapter(self, value: object, place: str) -> PlannedAdapter:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from lorapack.errors import Infeasible, InputError
+from lorapack.fleet.adapter import COLUMN, assemble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -102,11 +103,11 @@ class Problem:
         stated = tuple(sorted(fleet, key=packing_order))
         if not stated:
             raise InputError("fleet", "rows", "0", "give at least one adapter")
-        for adapter in stated:
+        for adapter in {adapter.model: adapter for adapter in stated}.values():
             _check_model(adapter, pool)
         factor = 1.0 + rate_headroom
         return cls(
-            fleet=tuple(replace(a, rate_rps=a.rate_rps * factor) for a in stated),
+            fleet=tuple(_raised(stated, factor)),
             stated=stated,
             pool=tuple(pool),
             slo=slo,
@@ -135,6 +136,24 @@ class Problem:
 def packing_order(adapter: Adapter) -> tuple[int, float, str]:
     """Rank, then rate, both descending; the name breaks ties, so the order is total."""
     return (-adapter.rank, -adapter.rate_rps, adapter.adapter)
+
+
+def at_rates(adapters: Sequence[Adapter], factor: float) -> Sequence[Adapter]:
+    """The same adapters with every rate multiplied, unchecked."""
+    if factor == 1.0:
+        return adapters
+    columns: dict[str, Sequence[object]] = {
+        name: [getattr(adapter, name) for adapter in adapters] for name in COLUMN
+    }
+    columns["rate_rps"] = [adapter.rate_rps * factor for adapter in adapters]
+    return assemble(columns)
+
+
+def _raised(stated: Sequence[Adapter], factor: float) -> Sequence[Adapter]:
+    """The adapters at the rates to be believed, whose limits hold for them, too."""
+    hottest = max(stated, key=lambda adapter: adapter.rate_rps)
+    replace(hottest, rate_rps=hottest.rate_rps * factor)  # raises where it is past the limit
+    return at_rates(stated, factor)
 
 
 def serves(kind: GpuKind, adapter: Adapter) -> bool:

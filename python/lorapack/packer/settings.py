@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lorapack.predictor.predictor import Predictor
+
 Slots = Literal["own", "ours"]
 """Whose choice of slots a baseline runs with."""
 
@@ -30,6 +32,8 @@ class Settings:
         seed_margin: Trials while placing are made at rates this much higher; `greedy` raises it
             where that proves too little.
         jobs: Threads; None: all cores.
+        verify: Off: predictions only, no twin; the plan says that nothing was verified.
+        predictors: Without `verify`: models asked in place of those that come with a profile.
         progress: Told what is going on and how many of how many adapters are done.
     """
 
@@ -39,4 +43,6 @@ class Settings:
     n_seeds: int = VERIFYING_SEEDS
     seed_margin: float = SEED_MARGIN
     jobs: int | None = None
+    verify: bool = True
+    predictors: tuple[Predictor, ...] = ()
     progress: Callable[[str, int], None] = lambda _label, _done: None

@@ -10,7 +10,9 @@ from lorapack.errors import Infeasible
 from lorapack.packer.hourly import at_least, breaking_hours
 from lorapack.packer.local_search import close_gpus
 from lorapack.packer.methods import can_take_more, check_method
+from lorapack.packer.placement import counted
 from lorapack.packer.placing import Placer, judges_of, place
+from lorapack.packer.predictions_only import predicted_placement, write_predicted
 from lorapack.packer.replan import replan
 from lorapack.packer.spare import losses_that_starve, with_room
 from lorapack.packer.verify import Judges, Proof, fragile, repair, verify
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from lorapack.fleet.adapter import Adapter
     from lorapack.fleet.fleet import Fleet
     from lorapack.packer.hourly import HourlyRates
+    from lorapack.packer.placement import GpuPlacement
     from lorapack.packer.plan import Plan
     from lorapack.packer.problem import Problem
     from lorapack.packer.settings import Settings
@@ -52,10 +55,19 @@ def solve(problem: Problem, settings: Settings) -> Plan:
         Infeasible: No plan keeps the level within the limits.
     """
     check_method(settings.method)
+    if not settings.verify:
+        return _predict(problem, settings)
     steer, judges = judges_of(problem, settings)
     proof, notes = _with_spares(problem, settings, steer, judges)
-    _check_limits(problem, proof)
+    _check_limits(problem, proof.gpus)
     return write_down(problem, settings, proof, steer, judges, notes)
+
+
+def _predict(problem: Problem, settings: Settings) -> Plan:
+    """Packs by prediction alone."""
+    gpus, judge = predicted_placement(problem, settings)
+    _check_limits(problem, gpus)
+    return write_predicted(problem, settings, gpus, judge)
 
 
 def solve_hourly(
@@ -88,7 +100,7 @@ def solve_hourly(
         raised |= set(broken.values())
         for index, hour in broken.items():
             adapters = at_least(adapters, proof.gpus[index], rates, hour)
-    _check_limits(problem, proof)
+    _check_limits(problem, proof.gpus)
     note = {
         "binding_hour": binding,
         "other_hours_packed": sorted(raised),
@@ -132,7 +144,7 @@ def solve_from(
     steer, judges = judges_of(problem, settings)
     found = replan(problem, old, steer, judges, max_moves)
     proof = verify(found.gpus, judges)
-    _check_limits(problem, proof)
+    _check_limits(problem, proof.gpus)
     scratch = place(problem, steer, settings)
     note = {
         "from_n_gpus": old.n_gpus,
@@ -183,13 +195,13 @@ def _prove_greedy(problem: Problem, settings: Settings, steer: Judges, judges: J
     return fewer if fewer.verified and len(fewer.gpus) < len(proof.gpus) else proof
 
 
-def _check_limits(problem: Problem, proof: Proof) -> None:
-    if problem.n_gpus is not None and len(proof.gpus) > problem.n_gpus:
+def _check_limits(problem: Problem, gpus: Sequence[GpuPlacement]) -> None:
+    if problem.n_gpus is not None and len(gpus) > problem.n_gpus:
         raise Infeasible(
-            f"{problem.n_gpus} GPUs do not suffice for slo {problem.slo.name}",
-            f"{len(proof.gpus)} GPUs do",
+            f"{counted(problem.n_gpus)} will not suffice for slo {problem.slo.name}",
+            f"{counted(len(gpus))} will",
         )
-    exempt = [item.name for gpu in proof.gpus if gpu.exempt for item in gpu.items]
+    exempt = [item.name for gpu in gpus if gpu.exempt for item in gpu.items]
     if exempt and problem.strict:
         raise Infeasible(
             f"{len(set(exempt))} clients break slo {problem.slo.name} by their own clumps, even "

@@ -111,8 +111,11 @@ class Alone:
         work = self._work(fleet)
         chosen = []
         ranks: set[int] = set()
+        checked: set[tuple[int, str | None]] = set()
         for adapter, busy in zip(fleet, work, strict=True):
-            self._check_rank(adapter)
+            if (adapter.rank, adapter.model) not in checked:
+                self._check_rank(adapter)
+                checked.add((adapter.rank, adapter.model))
             odd = busy > HOT_WORK or adapter.cv > CLUMPED_CV or adapter.rank not in ranks
             if odd or adapter.adapter in known:
                 chosen.append(adapter)

@@ -70,8 +70,8 @@ def write_down(
         verified=proof.verified,
         gpus=gpus,
         exempt=tuple(_exempt(problem, proof)),
-        cost_per_hour=_total([gpu.kind.price_per_hour for gpu in proof.gpus]),
-        kwh_per_hour=_total([_kilo(gpu.kind.watts) for gpu in proof.gpus]),
+        cost_per_hour=total_price(proof.gpus),
+        kwh_per_hour=total_kwh(proof.gpus),
         notes=notes or {},
     )
 
@@ -127,7 +127,7 @@ def _planned(
         profile=gpu.kind.profile.name,
         base_model=base_model(gpu.kind.profile),
         engine={key: getattr(scenario.engine, key) for key in ENGINE_KEYS},
-        adapters=tuple(_planned_adapter(problem, item) for item in gpu.items),
+        adapters=tuple(planned_adapter(problem, item) for item in gpu.items),
         exempt=gpu.exempt,
         memory={
             "kv_cache_tokens": memory.kv_cache_tokens,
@@ -142,7 +142,8 @@ def _planned(
     )
 
 
-def _planned_adapter(problem: Problem, item: Item) -> PlannedAdapter:
+def planned_adapter(problem: Problem, item: Item) -> PlannedAdapter:
+    """An item as plans write it, its rate as stated."""
     load = item.load
     names = ("prompt_tokens", "output_tokens", "gaps", "model", "pin", "keep_apart")
     extra = {name: getattr(load, name) for name in names if getattr(load, name) is not None}
@@ -215,6 +216,16 @@ def _own_p99_ms(gpu: GpuPlacement, seed: int) -> dict[str, float]:
     wait = pl.col("ttft_ms").fill_nan(None).fill_null(float("inf"))
     waits = requests.group_by("adapter").agg(wait.quantile(0.99, "higher").alias("p99"))
     return dict(zip(waits["adapter"].to_list(), waits["p99"].to_list(), strict=True))
+
+
+def total_price(gpus: Iterable[GpuPlacement]) -> float | None:
+    """Price of all GPUs an hour, where all prices are known."""
+    return _total([gpu.kind.price_per_hour for gpu in gpus])
+
+
+def total_kwh(gpus: Iterable[GpuPlacement]) -> float | None:
+    """Energy of all GPUs an hour, where all powers are known."""
+    return _total([_kilo(gpu.kind.watts) for gpu in gpus])
 
 
 def _total(parts: Iterable[float | None]) -> float | None:

@@ -120,7 +120,7 @@ def test_plan_that_fails_on_fresh_seeds_is_repaired_until_it_holds():
 
 
 def test_too_few_gpus_is_infeasible():
-    with pytest.raises(Infeasible, match="do not suffice"):
+    with pytest.raises(Infeasible, match="not suffice"):
         place(problem_of(CALM * 1, n_gpus=1), judges_of(QuickEvaluator()), Settings())
 
 

@@ -1,0 +1,216 @@
+"""Judging by prediction: the memory rule exactly, the rest by the model that the twin taught.
+
+An answer costs microseconds and is no proof: no seed is run, and a model errs most where it
+matters, near the edge of the service level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorapack.packer.guide import LOAD, MOST_PRESSURE, PRESSURE, first_load
+from lorapack.packer.online import CAUTION
+from lorapack.packer.problem import at_rates
+from lorapack.predictor.predictor import Predictor
+from lorapack.predictor.targets import Prediction
+from lorapack.twin.physics import FEATURE_INDEX, Physics, WorkSums, work_of
+from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel, Violation
+from lorapack.twin.trial import Trial, TwinJudge, Verdict, n_adapters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from lorapack.profile.memory import MemoryPlan
+    from lorapack.profile.profile import Profile
+
+EFFECTIVE_ADAPTERS = FEATURE_INDEX["effective_adapters"]
+GAP_CV_SQUARE = FEATURE_INDEX["gap_cv_square"]
+TTFT, SLOT_WAIT = FEATURE_INDEX["ttft_s"], FEATURE_INDEX["slot_wait_s"]
+
+FEW = 1.5
+"""Adapters, by their weight, below which models have seen too little."""
+
+CALM_CV = 1.5
+"""Variation of gaps up to which physics, that knows means, may stand in for a model."""
+
+TAIL = 4.6
+"""99th percentile over the mean, of waits that are spread exponentially."""
+
+MOST_STARVED = 0.1
+"""A GPU likelier than this to serve less than 0.9 of its tokens does not hold."""
+
+
+@dataclass
+class PredictedJudge:
+    """Judges trials by prediction, for the whole window of an hour, warm.
+
+    Attributes:
+        slo: The service level.
+        given: Models that `lorapack train` wrote; for other profiles those that come with them.
+        host_memory_gib: Host memory of a GPU for adapters in the CPU cache; None: ample.
+    """
+
+    slo: ServiceLevel
+    given: tuple[Predictor, ...] = ()
+    host_memory_gib: float | None = None
+    _models: dict[int, Predictor] = field(default_factory=dict, repr=False)
+    _limits: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
+    _physics: dict[tuple[int, int], Physics] = field(default_factory=dict, repr=False)
+    _rule: TwinJudge = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._rule = TwinJudge(self.slo)
+
+    def judge(self, trials: Sequence[Trial]) -> list[Verdict]:
+        """One verdict a trial, in order; those of one profile are predicted together."""
+        verdicts = [Verdict(trial, refusal=self._refusal(trial)) for trial in trials]
+        asked = [i for i, verdict in enumerate(verdicts) if verdict.refusal is None]
+        for i, (said, row) in zip(asked, self._told([trials[i] for i in asked]), strict=True):
+            short = trials[i].max_loras < n_adapters(trials[i].adapters)
+            verdicts[i] = Verdict(
+                trials[i],
+                violations=self.broken(said, row, short=short),
+                served_fraction=said.served_fraction,
+                ttft_p99_ms=said.ttft_p99_ms,
+                throughput_tps=said.throughput_tps,
+            )
+        return verdicts
+
+    def predictions(self, trials: Sequence[Trial]) -> list[Prediction]:
+        """What the model says of trials that start, in order."""
+        return [said for said, _ in self._told(trials)]
+
+    def broken(
+        self, said: Prediction, row: NDArray[np.float32], *, short: bool
+    ) -> tuple[Violation, ...]:
+        """What of the level a prediction breaks.
+
+        Args:
+            said: The prediction.
+            row: The features it was made from.
+            short: Whether there are fewer slots than adapters.
+        """
+        level = self.slo
+        pressure = float(row[PRESSURE]) if short else 0.0
+        if _is_for_physics(said, row):
+            return self._broken_by_physics(row, pressure, short=short)
+        found = []
+        if said.served_fraction < level.min_served:
+            found.append(Violation("min_served", level.min_served, said.served_fraction))
+        elif said.starved_probability > MOST_STARVED:
+            found.append(Violation("starved_probability", MOST_STARVED, said.starved_probability))
+        if level.ttft_p99_ms is not None and said.ttft_p99_ms > level.ttft_p99_ms:
+            found.append(Violation("ttft_p99_ms", level.ttft_p99_ms, said.ttft_p99_ms))
+        if level.tpot_ms is not None and said.itl_mean_ms > level.tpot_ms:
+            found.append(Violation("tpot_ms", level.tpot_ms, said.itl_mean_ms))
+        if _within_interactive(level) and said.slo_margin < 0.0:
+            found.append(Violation("slo_margin", 0.0, said.slo_margin))
+        if level.adapter_min_served is not None and pressure > MOST_PRESSURE:
+            found.append(Violation("slot_pressure", MOST_PRESSURE, pressure))
+        return tuple(found)
+
+    def _broken_by_physics(
+        self, row: NDArray[np.float32], pressure: float, *, short: bool
+    ) -> tuple[Violation, ...]:
+        limit = CAUTION * first_load(self.slo)
+        found = []
+        if row[LOAD] > limit:
+            found.append(Violation("load", limit, float(row[LOAD])))
+        if pressure > MOST_PRESSURE:
+            found.append(Violation("slot_pressure", MOST_PRESSURE, pressure))
+        # With a slot each nobody waits for one, which physics does not take into account.
+        wait_s = float(row[TTFT]) - (0.0 if short else float(row[SLOT_WAIT]))
+        wait_ms = TAIL * 1e3 * wait_s
+        if self.slo.ttft_p99_ms is not None and wait_ms > self.slo.ttft_p99_ms:
+            found.append(Violation("ttft_p99_ms", self.slo.ttft_p99_ms, wait_ms))
+        return tuple(found)
+
+    def slot_limit(self, profile: Profile, max_lora_rank: int) -> int:
+        """The most LoRA slots of that rank with which the engine starts; 0 if none does."""
+        key = (id(profile), max_lora_rank)
+        if key not in self._limits:
+            self._limits[key] = self._rule.slot_limit(profile, max_lora_rank)
+        return self._limits[key]
+
+    def kv_cache_tokens(self, profile: Profile, max_loras: int, max_lora_rank: int) -> int:
+        """KV capacity of an engine, tokens; 0 if it does not start."""
+        return self._rule.kv_cache_tokens(profile, max_loras, max_lora_rank)
+
+    def memory(self, profile: Profile, max_loras: int, max_lora_rank: int) -> MemoryPlan:
+        """What the memory rule says of an engine of this profile."""
+        return self._rule.memory(profile, max_loras, max_lora_rank)
+
+    def model(self, profile: Profile) -> Predictor:
+        """The model of a profile.
+
+        Raises:
+            InputError: It has none, or none of its present constants.
+        """
+        if id(profile) not in self._models:
+            named = [model for model in self.given if model.profile.name == profile.name]
+            self._models[id(profile)] = named[0] if named else Predictor.load(profile)
+        return self._models[id(profile)]
+
+    def row(
+        self, profile: Profile, sums: WorkSums, max_loras: int, max_lora_rank: int
+    ) -> NDArray[np.float32]:
+        """The features of a GPU whose engine starts, shape (1, features)."""
+        key = (id(profile), max_lora_rank)
+        if key not in self._physics:
+            self._physics[key] = Physics.of(profile, max_lora_rank=max_lora_rank)
+        tokens = self.kv_cache_tokens(profile, max_loras, max_lora_rank)
+        return self._physics[key].features(sums, max_loras=max_loras, kv_cache_tokens=tokens)
+
+    def _told(self, trials: Sequence[Trial]) -> list[tuple[Prediction, NDArray[np.float32]]]:
+        found: dict[int, tuple[Prediction, NDArray[np.float32]]] = {}
+        for profile in {id(trial.profile): trial.profile for trial in trials}.values():
+            mine = [i for i, trial in enumerate(trials) if trial.profile is profile]
+            rows = np.concatenate([self._features(trials[i]) for i in mine])
+            said = self.model(profile).predict_many(rows).tolist()
+            for i, row, told in zip(mine, rows, said, strict=True):
+                found[i] = (Prediction._make(told), row)
+        return [found[i] for i in range(len(trials))]
+
+    def _features(self, trial: Trial) -> NDArray[np.float32]:
+        sums = WorkSums()
+        for adapter in at_rates(trial.adapters, trial.rate_factor):
+            sums.add(work_of(adapter, trial.profile, trial.max_lora_rank))
+        return self.row(trial.profile, sums, trial.max_loras, trial.max_lora_rank)
+
+    def _refusal(self, trial: Trial) -> str | None:
+        plan = self.memory(trial.profile, trial.max_loras, trial.max_lora_rank)
+        if plan.refusal is not None or self.host_memory_gib is None:
+            return plan.refusal
+        ranks = sorted((adapter.rank for adapter in trial.adapters), reverse=True)
+        short = plan.host_gib(ranks[: trial.cpu_loras]) > self.host_memory_gib
+        return "host_memory" if short else None
+
+
+def _is_for_physics(said: Prediction, row: NDArray[np.float32]) -> bool:
+    """Whether physics knows more than the model: next to nobody on the GPU, or never seen."""
+    odd = said.out_of_range != 0 or row[EFFECTIVE_ADAPTERS] < FEW
+    return odd and bool(row[GAP_CV_SQUARE] <= CALM_CV**2)
+
+
+def is_wide(said: Prediction, level: ServiceLevel) -> bool:
+    """Whether a prediction leaves open if the level is kept: its interval reaches past the edge."""
+    if level.ttft_p99_ms is not None:
+        return said.ttft_p99_ms_high > level.ttft_p99_ms
+    return said.served_fraction_low < level.min_served
+
+
+def _within_interactive(level: ServiceLevel) -> bool:
+    """Whether the level promises all that `interactive` does, of which models know the margin."""
+    asked = SERVICE_LEVELS["interactive"]
+    assert asked.ttft_p99_ms is not None, "interactive promises a wait"
+    return (
+        level.min_served >= asked.min_served
+        and level.ttft_p99_ms is not None
+        and level.ttft_p99_ms <= asked.ttft_p99_ms
+        and (level.adapter_min_served or 0.0) >= (asked.adapter_min_served or 0.0)
+    )

@@ -1,0 +1,142 @@
+"""Plans by prediction alone: the same laws as proven plans, and they say what they are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lorapack as lp
+from lorapack.errors import Infeasible, InputError
+from lorapack.fleet.adapter import Adapter
+from lorapack.packer.placement import Item, apart, whole
+from lorapack.packer.plan import Plan
+from lorapack.packer.pool import kind_of
+from lorapack.packer.predicted import PredictedJudge
+from lorapack.packer.predictions_only import predicted_placement
+from lorapack.packer.problem import Problem
+from lorapack.packer.quick_fill import QuickFill
+from lorapack.packer.settings import Settings
+from lorapack.profile.profile import Profile
+from lorapack.twin.service_level import SERVICE_LEVELS
+
+PROFILE = Profile.load()
+INTERACTIVE = SERVICE_LEVELS["interactive"]
+RATES = st.floats(0.001, 30.0, allow_nan=False)
+RANKS = st.sampled_from([0, 8, 16, 32, 64])
+
+
+@st.composite
+def fleets(draw: st.DrawFn, most: int = 40) -> list[Adapter]:
+    n = draw(st.integers(1, most))
+    groups = st.sampled_from([None, None, None, "g", "h"])
+    return [Adapter(f"a{i}", draw(RANKS), draw(RATES), keep_apart=draw(groups)) for i in range(n)]
+
+
+def predicted(fleet: list[Adapter], slo: str = "interactive", **options):
+    problem = Problem.build(fleet, [kind_of(PROFILE)], SERVICE_LEVELS[slo], **options)
+    return predicted_placement(problem, Settings(verify=False))
+
+
+@settings(max_examples=30, deadline=None)
+@given(fleets(), st.sampled_from(["interactive", "batch", "papers"]))
+def test_laws_of_placements_hold(fleet: list[Adapter], slo: str) -> None:
+    gpus, judge = predicted(fleet, slo)
+    shares: dict[str, float] = defaultdict(float)
+    for gpu in gpus:
+        groups = [group for item in gpu.items for group in apart(item)]
+        assert len(groups) == len(set(groups))
+        n = sum(not load.is_base for load in gpu.loads)
+        assert (gpu.max_loras > 0) == (n > 0)
+        assert gpu.max_loras <= n
+        assert PROFILE.memory_plan(gpu.max_loras, gpu.max_lora_rank if n else 0).starts
+        for item in gpu.items:
+            shares[item.name] += item.share
+    assert set(shares) == {adapter.adapter for adapter in fleet}
+    assert all(abs(share - 1) < 1e-9 for share in shares.values())
+    trials = [gpu.trial() for gpu in gpus if not gpu.exempt]
+    assert all(verdict.refusal is None for verdict in judge.judge(trials))
+
+
+@settings(max_examples=15, deadline=None)
+@given(fleets(), st.randoms(use_true_random=False))
+def test_same_fleet_in_any_order_gives_the_same_plan(fleet: list[Adapter], random) -> None:
+    shuffled = list(fleet)
+    random.shuffle(shuffled)
+    assert predicted(fleet)[0] == predicted(shuffled)[0]
+
+
+def test_every_gpu_is_predicted_to_hold_with_the_seed_margin() -> None:
+    fleet = [Adapter(f"a{i:03d}", (8, 16, 32, 64)[i % 4], 0.05 + i % 13 * 0.02) for i in range(300)]
+    gpus, judge = predicted(fleet)
+    margin = 1.0 + Settings().seed_margin
+    assert len(gpus) > 1
+    assert all(verdict.holds for verdict in judge.judge([gpu.trial(margin) for gpu in gpus]))
+
+
+def test_a_gpu_is_not_closed_while_the_next_in_line_would_hold() -> None:
+    judge = PredictedJudge(INTERACTIVE)
+    items = whole(Adapter(f"a{i:03d}", 16, 0.1) for i in range(500))
+    fill = QuickFill(kind_of(PROFILE), judge, INTERACTIVE, margin=0.0)
+    gpus = fill.fill(items, 1.0)
+    assert gpus is not None
+    assert len(gpus) > 1
+    more = gpus[0].with_items([*gpus[0].items, gpus[1].items[0]])
+    tried = [replace(more, max_loras=r.slots(len(more.items), 9999)).trial() for r in fill.rules]
+    assert not any(verdict.holds for verdict in judge.judge(tried))
+
+
+def test_slack_is_shared_out_on_few_gpus() -> None:
+    gpus, _ = predicted([Adapter(f"a{i:03d}", 16, 0.1) for i in range(300)])
+    sizes = [len(gpu.items) for gpu in gpus]
+    fill = QuickFill(kind_of(PROFILE), PredictedJudge(INTERACTIVE), INTERACTIVE, margin=0.03)
+    full = fill.fill(whole(Adapter(f"a{i:03d}", 16, 0.11) for i in range(300)), 1.03)
+    assert full is not None
+    assert len(full) == len(gpus)
+    assert max(sizes) <= max(len(gpu.items) for gpu in full)
+
+
+def test_plan_says_that_it_is_predicted_and_reads_back(tmp_path) -> None:
+    plan = lp.pack(PROFILE, [Adapter(f"a{i}", 16, 0.2) for i in range(20)], verify=False)
+    assert not plan.verified
+    assert plan.notes["evidence"] == "predicted"
+    gpu = plan.gpus[0]
+    assert (gpu.twin, gpu.seeds, gpu.failing_probability) == ({}, (), None)
+    assert gpu.predicted["ttft_p99_ms_low"] <= gpu.predicted["ttft_p99_ms_high"]
+    plan.write(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json").to_json() == plan.to_json()
+
+
+def test_what_lies_outside_training_is_flagged() -> None:
+    odd = [Adapter("long", 8, 0.001, prompt_tokens=4000.0, output_tokens=2.0)]
+    plan = lp.pack(PROFILE, odd, verify=False, slo="papers")
+    flagged = plan.notes["out_of_range"]
+    assert flagged == [gpu.gpu for gpu in plan.gpus if gpu.predicted["out_of_range"]]
+
+
+def test_profile_without_a_model_names_the_two_commands() -> None:
+    mine = replace(PROFILE, name="mine")
+    with pytest.raises(InputError, match=r"lorapack sweep.*lorapack train"):
+        lp.pack(mine, [Adapter("a", 8, 0.1)], verify=False)
+
+
+def test_spares_need_the_twin() -> None:
+    with pytest.raises(InputError, match="spare_gpus"):
+        lp.pack(PROFILE, [Adapter("a", 8, 0.1)], verify=False, spare_gpus=1)
+
+
+def test_too_few_gpus_is_infeasible() -> None:
+    fleet = [Adapter(f"a{i}", 16, 1.0) for i in range(60)]
+    with pytest.raises(Infeasible, match="1 GPU will not suffice"):
+        lp.pack(PROFILE, fleet, verify=False, gpus=1)
+
+
+def test_pins_are_kept() -> None:
+    fleet = [Adapter(f"a{i}", 16, 0.5, pin="left" if i < 3 else None) for i in range(9)]
+    gpus, _ = predicted(fleet)
+    left = next(gpu for gpu in gpus if gpu.label == "left")
+    assert {"a0", "a1", "a2"} <= {item.name for item in left.items}
+    assert all(isinstance(item, Item) for item in left.items)
