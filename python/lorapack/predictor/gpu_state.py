@@ -8,7 +8,7 @@ import numpy as np
 
 from lorapack.errors import Infeasible, InputError
 from lorapack.predictor.targets import Prediction
-from lorapack.twin.physics import Physics, Window, WorkSums, work_of
+from lorapack.twin.physics import Asking, Physics, Window, WorkSums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +57,7 @@ class GpuState:
         self.window = window
         self._sums = WorkSums()
         self._works: dict[str, Work] = {}
+        self._asking = Asking.of(model.profile, max_lora_rank)
         self._physics = Physics.of(model.profile, max_lora_rank=max_lora_rank)
         self._capacity = _Capacity(model, max_lora_rank)
 
@@ -76,7 +77,7 @@ class GpuState:
         """
         if adapter.adapter in self._works:
             raise InputError("GpuState.add", "adapter", adapter.adapter, "remove it first")
-        work = work_of(adapter, self.model.profile, self.max_lora_rank)
+        work = self._asking.work(adapter)
         self._works[adapter.adapter] = work
         self._sums.add(work)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lorapack.fleet.adapter import Adapter
+    from lorapack.profile.adapter_loading import AdapterLoading
     from lorapack.profile.lengths import Lengths
     from lorapack.profile.profile import Profile
     from lorapack.twin.scenario import Scenario
@@ -159,14 +160,14 @@ def sums_of(adapters: Iterable[Adapter], profile: Profile, max_lora_rank: int) -
         profile: Its lengths stand in where an adapter has none; its loading prices count.
         max_lora_rank: The rank that LoRA slots are made for.
     """
-    sums = WorkSums()
+    sums, asking = WorkSums(), Asking.of(profile, max_lora_rank)
     for adapter in adapters:
-        sums.add(work_of(adapter, profile, max_lora_rank))
+        sums.add(asking.work(adapter))
     return sums
 
 
 def work_of(adapter: Adapter, profile: Profile, max_lora_rank: int) -> Work:
-    """What one adapter asks of a GPU.
+    """What one adapter asks of a GPU; see :meth:`Asking.work`.
 
     Args:
         adapter: The adapter, or the base model.
@@ -176,32 +177,63 @@ def work_of(adapter: Adapter, profile: Profile, max_lora_rank: int) -> Work:
     Raises:
         InputError: The adapter's rank is above ``max_lora_rank``.
     """
-    if adapter.rank > max_lora_rank:
-        mend = f"give max_lora_rank {adapter.rank} or more, or leave the adapter out"
-        raise InputError(f"adapter {adapter.adapter}", "rank", adapter.rank, mend)
-    moments = _moments_of(profile.lengths)
-    if adapter.lengths == "lognormal":
-        moments = _lognormal_moments(adapter, profile.engine.max_model_len)
-    elif adapter.lengths == "constant":
-        moments = _Moments(1.0, 1.0, 1.0, 1.0, 1.0)
-    prompt = adapter.prompt_tokens or moments.prompt
-    output = adapter.output_tokens or moments.output
-    if adapter.lengths == "lognormal":
-        prompt, output = moments.prompt, moments.output
-    loading = profile.adapter_loading
-    return Work(
-        is_base=adapter.is_base,
-        rate_rps=adapter.rate_rps,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        prompt_square=moments.prompt_square * prompt * prompt,
-        output_square=moments.output_square * output * output,
-        prompt_output=moments.prompt_output * prompt * output,
-        gap_cv_square=adapter.cv * adapter.cv,
-        rank=adapter.rank,
-        gpu_load_s=loading.gpu_load_ms(adapter.rank, max_lora_rank) * 1e-3,
-        disk_load_s=loading.disk_load_ms(adapter.rank) * 1e-3,
-    )
+    return Asking.of(profile, max_lora_rank).work(adapter)
+
+
+@dataclass(frozen=True, eq=False)
+class Asking:
+    """What adapters ask of the GPUs of one profile: all that does not depend on the adapter.
+
+    Attributes:
+        max_lora_rank: The rank that LoRA slots are made for.
+        max_model_len: Tokens at which the engine cuts a request.
+        loading: Prices of loading an adapter.
+        moments: Of the profile's lengths, which stand in where an adapter has none.
+    """
+
+    max_lora_rank: int
+    max_model_len: int
+    loading: AdapterLoading
+    moments: _Moments
+
+    @classmethod
+    def of(cls, profile: Profile, max_lora_rank: int) -> Asking:
+        """Of a profile, with slots made for a rank."""
+        moments = _moments_of(profile.lengths)
+        return cls(max_lora_rank, profile.engine.max_model_len, profile.adapter_loading, moments)
+
+    def work(self, adapter: Adapter) -> Work:
+        """What one adapter, or the base model, asks of a GPU.
+
+        Raises:
+            InputError: The adapter's rank is above ``max_lora_rank``.
+        """
+        rank = adapter.rank
+        if rank > self.max_lora_rank:
+            mend = f"give max_lora_rank {rank} or more, or leave the adapter out"
+            raise InputError(f"adapter {adapter.adapter}", "rank", rank, mend)
+        moments = self.moments
+        if adapter.lengths == "lognormal":
+            moments = _lognormal_moments(adapter, self.max_model_len)
+        elif adapter.lengths == "constant":
+            moments = _Moments(1.0, 1.0, 1.0, 1.0, 1.0)
+        prompt = adapter.prompt_tokens or moments.prompt
+        output = adapter.output_tokens or moments.output
+        if adapter.lengths == "lognormal":
+            prompt, output = moments.prompt, moments.output
+        return Work(
+            is_base=adapter.is_base,
+            rate_rps=adapter.rate_rps,
+            prompt_tokens=prompt,
+            output_tokens=output,
+            prompt_square=moments.prompt_square * prompt * prompt,
+            output_square=moments.output_square * output * output,
+            prompt_output=moments.prompt_output * prompt * output,
+            gap_cv_square=adapter.cv * adapter.cv,
+            rank=rank,
+            gpu_load_s=self.loading.gpu_load_ms(rank, self.max_lora_rank) * 1e-3,
+            disk_load_s=self.loading.disk_load_ms(rank) * 1e-3,
+        )
 
 
 def features_of(scenario: Scenario) -> NDArray[np.float32]:
