@@ -30,6 +30,7 @@ def main() -> None:
     figures = {
         **spread("one prediction, features to all targets", one_by_one(model.predict, rows)),
         **spread("the same, by name", one_by_one(model.tell, rows)),
+        **spread("the same row by onnxruntime", one_by_one(model._run, rows)),
         **spread("GpuState.add + predict", added(states)),
         **spread("GpuState.predict", one_by_one(lambda state: state.predict(), states * 30)),
         "batch of 1,000, a row, us": batch(model, np.concatenate(rows)[:1000]),
