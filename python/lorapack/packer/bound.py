@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorapack.fleet.adapter import MAX_LORA_RANKS
-from lorapack.packer.evaluate import max_lora_rank_for
 from lorapack.packer.problem import serves
+from lorapack.twin.scenario import rounded_up_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -88,9 +88,13 @@ def true_bound(problem: Problem, evaluator: Evaluator) -> float:
     """
     bound = 0.0
     for group in _groups(problem):
-        rates = np.array([adapter.rate_rps for adapter in group])
+        by_law: dict[_Law, float] = {}
+        for adapter in group:
+            law = _law(adapter)
+            by_law[law] = by_law.get(law, 0.0) + adapter.rate_rps
+        rates = np.array(list(by_law.values()))
         prices = [
-            request_prices_s(kind.profile, group, evaluator, problem.slo.min_served)
+            _stacked(_columns(kind.profile, by_law, evaluator, problem.slo.min_served))
             for kind in problem.kinds_for(group[0])
         ]
         best = [price[int(np.argmax(price @ rates))] for price in prices]
@@ -108,14 +112,32 @@ def request_prices_s(
         Infinite for an adapter whose rank no engine of this profile starts with.
     """
     keys = [_law(adapter) for adapter in adapters]
-    capacity = {
-        rank: _capacity(profile, rank, evaluator) for rank in {0, *(key[0] for key in keys)}
-    }
-    columns = {
-        key: _prices_of_law(profile, key, (capacity[0], capacity[key[0]]), min_served)
-        for key in dict.fromkeys(keys)
-    }
+    columns = _columns(profile, keys, evaluator, min_served)
     return np.stack([columns[key] for key in keys], axis=1)
+
+
+def dearest_prices_s(
+    profile: Profile, adapters: Sequence[Adapter], evaluator: Evaluator, min_served: float
+) -> Floats:
+    """The largest of each adapter's prices of `request_prices_s`."""
+    keys = [_law(adapter) for adapter in adapters]
+    columns = _columns(profile, keys, evaluator, min_served)
+    dearest = {key: float(column.max()) for key, column in columns.items()}
+    return np.array([dearest[key] for key in keys])
+
+
+def _columns(
+    profile: Profile, keys: Iterable[_Law], evaluator: Evaluator, min_served: float
+) -> dict[_Law, Floats]:
+    """Prices by law, those of equal laws once, in the order in which laws occur."""
+    laws = list(dict.fromkeys(keys))
+    capacity = {
+        rank: _capacity(profile, rank, evaluator) for rank in {0, *(law[0] for law in laws)}
+    }
+    return {
+        key: _prices_of_law(profile, key, (capacity[0], capacity[key[0]]), min_served)
+        for key in laws
+    }
 
 
 _Law = tuple[int, str, "float | None", "float | None"]
@@ -217,9 +239,18 @@ def _token_price_scale_s(profile: Profile, capacity: int) -> Floats:
     return mean
 
 
+def _stacked(columns: Mapping[_Law, Floats]) -> Floats:
+    return np.stack(list(columns.values()), axis=1)
+
+
 def _law(adapter: Adapter) -> _Law:
-    rank = 0 if adapter.is_base else max_lora_rank_for([adapter])
+    rank = 0 if adapter.is_base else _rank_class(adapter.rank)
     return (rank, adapter.lengths, adapter.prompt_tokens, adapter.output_tokens)
+
+
+@functools.lru_cache(maxsize=1024)
+def _rank_class(rank: int) -> int:
+    return rounded_up_rank(rank)
 
 
 def _groups(problem: Problem) -> list[list[Adapter]]:

@@ -16,7 +16,7 @@ from lorapack.packer.online import CAUTION
 from lorapack.packer.problem import at_rates
 from lorapack.predictor.predictor import Predictor
 from lorapack.predictor.targets import Prediction
-from lorapack.twin.physics import FEATURE_INDEX, Physics, WorkSums, work_of
+from lorapack.twin.physics import FEATURE_INDEX, Asking, Physics, WorkSums
 from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel, Violation
 from lorapack.twin.trial import Trial, TwinJudge, Verdict, n_adapters
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lorapack.profile.memory import MemoryPlan
     from lorapack.profile.profile import Profile
 
+N_ADAPTERS = FEATURE_INDEX["n_adapters"]
 EFFECTIVE_ADAPTERS = FEATURE_INDEX["effective_adapters"]
 GAP_CV_SQUARE = FEATURE_INDEX["gap_cv_square"]
 TTFT, SLOT_WAIT = FEATURE_INDEX["ttft_s"], FEATURE_INDEX["slot_wait_s"]
@@ -97,9 +98,11 @@ class PredictedJudge:
         """
         level = self.slo
         pressure = float(row[PRESSURE]) if short else 0.0
-        if _is_for_physics(said, row):
+        if _is_for_physics(row):
             return self._broken_by_physics(row, pressure, short=short)
-        found = []
+        found: list[Violation] = []
+        if said.out_of_range:
+            found += self._broken_by_physics(row, pressure, short=short)
         if said.served_fraction < level.min_served:
             found.append(Violation("min_served", level.min_served, said.served_fraction))
         elif said.starved_probability > MOST_STARVED:
@@ -177,9 +180,9 @@ class PredictedJudge:
         return [found[i] for i in range(len(trials))]
 
     def _features(self, trial: Trial) -> NDArray[np.float32]:
-        sums = WorkSums()
+        sums, asking = WorkSums(), Asking.of(trial.profile, trial.max_lora_rank)
         for adapter in at_rates(trial.adapters, trial.rate_factor):
-            sums.add(work_of(adapter, trial.profile, trial.max_lora_rank))
+            sums.add(asking.work(adapter))
         return self.row(trial.profile, sums, trial.max_loras, trial.max_lora_rank)
 
     def _refusal(self, trial: Trial) -> str | None:
@@ -191,10 +194,10 @@ class PredictedJudge:
         return "host_memory" if short else None
 
 
-def _is_for_physics(said: Prediction, row: NDArray[np.float32]) -> bool:
-    """Whether physics knows more than the model: next to nobody on the GPU, or never seen."""
-    odd = said.out_of_range != 0 or row[EFFECTIVE_ADAPTERS] < FEW
-    return odd and bool(row[GAP_CV_SQUARE] <= CALM_CV**2)
+def _is_for_physics(row: NDArray[np.float32]) -> bool:
+    """Whether physics knows more than the model: next to nobody on the GPU but the base model."""
+    few = row[N_ADAPTERS] == 0 or row[EFFECTIVE_ADAPTERS] < FEW
+    return bool(few and row[GAP_CV_SQUARE] <= CALM_CV**2)
 
 
 def is_wide(said: Prediction, level: ServiceLevel) -> bool:

@@ -6,6 +6,7 @@ Frozen, checked once when made, then trusted by every method.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -140,11 +141,10 @@ def packing_order(adapter: Adapter) -> tuple[int, float, str]:
 
 def at_rates(adapters: Sequence[Adapter], factor: float) -> Sequence[Adapter]:
     """The same adapters with every rate multiplied, unchecked."""
-    if factor == 1.0:
+    if factor == 1.0 or not adapters:
         return adapters
-    columns: dict[str, Sequence[object]] = {
-        name: [getattr(adapter, name) for adapter in adapters] for name in COLUMN
-    }
+    rows = map(operator.attrgetter(*COLUMN), adapters)
+    columns: dict[str, Sequence[object]] = dict(zip(COLUMN, zip(*rows, strict=True), strict=True))
     columns["rate_rps"] = [adapter.rate_rps * factor for adapter in adapters]
     return assemble(columns)
 

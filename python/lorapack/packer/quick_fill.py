@@ -18,7 +18,7 @@ from lorapack.packer.greedy import HoldsNowhere, too_few
 from lorapack.packer.placement import GpuPlacement, Item, apart, item_order
 from lorapack.packer.problem import at_rates
 from lorapack.predictor.targets import Prediction
-from lorapack.twin.physics import WorkSums, work_of
+from lorapack.twin.physics import Asking, WorkSums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,9 +140,11 @@ class _Start:
     _held: int = 0
     _groups: set[str] = field(default_factory=set)
     _rank: int = field(init=False)
+    _asking: Asking = field(init=False)
 
     def __post_init__(self) -> None:
         self._rank = max_lora_rank_for([self.left[0][1]])
+        self._asking = Asking.of(self.fill.kind.profile, self._rank)
 
     def longest(self, guess: int) -> int:
         """How many hold together: galloping from a guess, then bisection.
@@ -180,7 +182,6 @@ class _Start:
 
     def _look(self, count: int) -> int:
         """Looks at so many that may share a GPU; returns how many there are, at most that."""
-        profile = self.fill.kind.profile
         while len(self.chosen) < count and self.left:
             item, load = self.left.popleft()
             self.seen.append((item, load))
@@ -189,7 +190,7 @@ class _Start:
                 continue
             self._groups.update(groups)
             sums = self.sums[-1].copy() if self.sums else WorkSums()
-            sums.add(work_of(load, profile, self._rank))
+            sums.add(self._asking.work(load))
             self.chosen.append(len(self.seen) - 1)
             self.sums.append(sums)
             before = self.takes_slot[-1] if self.takes_slot else 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorapack.errors import Infeasible
-from lorapack.packer.bound import request_prices_s
+from lorapack.packer.bound import dearest_prices_s
 from lorapack.packer.evaluate import max_lora_rank_for
 from lorapack.packer.placement import Item, replicas
 from lorapack.twin.trial import Trial
@@ -180,10 +180,10 @@ class Alone:
         rates = np.array([adapter.rate_rps for adapter in fleet])
         busiest = np.zeros(len(fleet))
         for kind in self.problem.pool:
-            prices = request_prices_s(
+            prices = dearest_prices_s(
                 kind.profile, fleet, self.evaluator, self.problem.slo.min_served
             )
-            busiest = np.maximum(busiest, (prices * rates).max(axis=0))
+            busiest = np.maximum(busiest, prices * rates)
         return [float(work) for work in busiest]
 
     def _check_rank(self, adapter: Adapter) -> None:
