@@ -232,6 +232,8 @@ def _warn_of_predictions(out: Printer, plan: Plan) -> None:
 
 def _seconds(entry: Mapping[str, Any]) -> str:
     p99_ms = entry["ttft_p99_ms"]
+    if entry["reason"].startswith("predicted"):
+        return "not simulated"
     return "unserved" if p99_ms is None or not math.isfinite(p99_ms) else f"{p99_ms / 1e3:.1f} s"
 
 
