@@ -152,7 +152,10 @@ def assemble(plan: DeployablePlan, settings: DeploySettings) -> Deployment:
             files[f"routing.{router}.yaml"] = _table(router, routes, settings)
     warnings = _warnings(launches, routes, settings)
     if plan.verified is False:
-        warnings.insert(0, "the plan is not verified: a GPU of it was seen to break its level")
+        doubt = (
+            "no simulation held it" if plan.predicted else "a GPU of it was seen to break its level"
+        )
+        warnings.insert(0, f"the plan is not verified: {doubt}")
     return Deployment(files, tuple(warnings))
 
 

@@ -66,10 +66,12 @@ class DeployablePlan:
     Attributes:
         gpus: The GPUs in the plan's order.
         verified: Whether the twin saw every GPU keep its service level; None: not said.
+        predicted: Whether a GPU of it was predicted only: its `seeds` are there and empty.
     """
 
     gpus: tuple[PlannedGpu, ...]
     verified: bool | None = None
+    predicted: bool = False
 
 
 def read_plan(path: Path) -> DeployablePlan:
@@ -115,6 +117,7 @@ def plan_of(document: object) -> DeployablePlan:
     return DeployablePlan(
         gpus=tuple(_gpu(index, _mapping(gpu, f"gpus[{index}]")) for index, gpu in enumerate(gpus)),
         verified=verified if isinstance(verified, bool) else None,
+        predicted=any(gpu.get("seeds") == [] for gpu in gpus),
     )
 
 

@@ -131,6 +131,13 @@ def _title(plan: Plan | None) -> str:
     return f"{gpus} {len(names):,} adapters"
 
 
+def _standing(plan: Plan) -> str:
+    """What is known of the service level."""
+    if plan.verified:
+        return "held on every seed"
+    return "not held" if all(gpu.seeds for gpu in plan.gpus) else "predicted, not simulated"
+
+
 def _facts(plan: Plan, sources: Sources) -> list[tuple[str, str, str]]:
     """(label, value, remark) of the tiles at the top."""
     rate = sum(row.rate_rps for gpu in plan.gpus for row in gpu.adapters)
@@ -139,7 +146,7 @@ def _facts(plan: Plan, sources: Sources) -> list[tuple[str, str, str]]:
         ("GPUs", f"{plan.n_gpus:,}", f"no plan needs fewer than {plan.lower_bound:.2f}"),
         ("Adapters", f"{len(names):,}", f"{len(names) / plan.n_gpus:.1f} a GPU"),
         ("Load", f"{rate:,.4g}/s", f"requests, planned with {plan.rate_headroom:.0%} headroom"),
-        ("Service level", plan.slo, "held on every seed" if plan.verified else "not held"),
+        ("Service level", plan.slo, _standing(plan)),
     ]
     if plan.cost_per_hour is not None:
         facts.append(("Cost", f"{plan.cost_per_hour:,.2f}/h", "USD, all GPUs"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorapack.deploy import DeploySettings, assemble, read_plan
+from lorapack.deploy import DeploySettings, assemble, plan_reader, read_plan
 from lorapack.deploy.names import is_dns_label, slug, slugs
 from lorapack.errors import InputError
 
@@ -115,6 +115,14 @@ def test_a_plan_that_broke_its_level_is_warned_of(plan_of, tmp_path, verified, w
     path.write_text(json.dumps({**plan_of(["a"]), "verified": verified}))
     warnings = assemble(read_plan(path), DeploySettings(adapter_root="/a")).warnings
     assert any("not verified" in text for text in warnings) == warned
+
+
+def test_a_plan_by_prediction_alone_is_not_said_to_break_its_level(plan_of):
+    plan = plan_of(["a"])
+    gpus = [{**gpu, "seeds": []} for gpu in plan["gpus"]]
+    document = {**plan, "gpus": gpus, "verified": False}
+    warnings = assemble(plan_reader.plan_of(document), DeploySettings()).warnings
+    assert warnings[0] == "the plan is not verified: no simulation held it"
 
 
 def test_flavors_belong_to_kubernetes(gpus):
