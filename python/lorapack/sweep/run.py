@@ -18,13 +18,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lorapack import _native
 from lorapack.errors import InputError
 from lorapack.sweep.grid import Refused, Sweep
 from lorapack.sweep.store import Store, adapter_rows_of, rows_of
-from lorapack.twin.native import native_scenario
+from lorapack.twin.native import NativeOutcome, NativeScenario, native_scenario
 from lorapack.twin.result import Result
-from lorapack.twin.run import usable_cores
+from lorapack.twin.run import outcomes_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,7 +82,7 @@ class _Work:
 
     scenarios: list[Scenario | Refused]
     order: list[int]
-    natives: list[_native.Scenario]
+    natives: list[NativeScenario]
 
 
 class _Stopped(Exception):  # noqa: N818 - nobody's error: it ends a thread
@@ -171,9 +170,9 @@ def _chunks_here(
     store: Store, jobs: int | None, progress: Callable[[int], None]
 ) -> Generator[Chunk, None, None]:
     sweep, stop = store.sweep, threading.Event()
-    under_way: deque[tuple[int, Future[_Work], Future[list[_native.Outcome]]]] = deque()
+    under_way: deque[tuple[int, Future[_Work], Future[list[NativeOutcome]]]] = deque()
 
-    def simulated(work: Future[_Work]) -> list[_native.Outcome]:
+    def simulated(work: Future[_Work]) -> list[NativeOutcome]:
         return _simulated(work.result(), jobs, progress, stop)
 
     def finished() -> Chunk:
@@ -197,7 +196,7 @@ def _chunks_here(
 
 def _put_together(sweep: Sweep, indices: Sequence[int], stop: threading.Event) -> _Work:
     scenarios: list[Scenario | Refused] = []
-    natives: dict[int, _native.Scenario] = {}
+    natives: dict[int, NativeScenario] = {}
     requests: dict[int, float] = {}
     for place, index in enumerate(indices):
         if stop.is_set():
@@ -213,7 +212,7 @@ def _put_together(sweep: Sweep, indices: Sequence[int], stop: threading.Event) -
 
 def _simulated(
     work: _Work, jobs: int | None, progress: Callable[[int], None], stop: threading.Event
-) -> list[_native.Outcome]:
+) -> list[NativeOutcome]:
     """What came of the work's natives, in their order."""
     told = 0
 
@@ -225,7 +224,7 @@ def _simulated(
         told = done
 
     so_far(0)
-    outcomes = _native.simulate_many(work.natives, threads=jobs or usable_cores(), progress=so_far)
+    outcomes = outcomes_of(work.natives, jobs, so_far)
     progress(len(work.scenarios) - told)
     return outcomes
 
@@ -235,7 +234,7 @@ def _rows(
     number: int,
     indices: Sequence[int],
     work: _Work,
-    outcomes: Sequence[_native.Outcome],
+    outcomes: Sequence[NativeOutcome],
 ) -> Chunk:
     done = dict(zip(work.order, outcomes, strict=True))
     results = [

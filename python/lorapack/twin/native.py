@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from lorapack.profile.front_end import FrontEnd
     from lorapack.profile.step_time import StepTime
     from lorapack.trace.trace import Trace
+
+NativeScenario: TypeAlias = _native.Scenario
+NativeOutcome: TypeAlias = _native.Outcome
 
 PICOSECONDS = 1_000_000_000_000
 """In a second: the unit in which the twin counts."""

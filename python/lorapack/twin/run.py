@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lorapack import _native
 from lorapack.errors import InputError
-from lorapack.twin.native import native_scenario
+from lorapack.twin.native import NativeOutcome, NativeScenario, native_scenario
 from lorapack.twin.result import Result
 from lorapack.twin.scenario import Scenario
 
@@ -152,7 +152,7 @@ def simulate_many(
         return []
     started = time.perf_counter()
     natives = [native_scenario(scenario) for scenario in scenarios]
-    outcomes = _native.simulate_many(natives, threads=jobs or usable_cores(), progress=progress)
+    outcomes = outcomes_of(natives, jobs, progress)
     if progress is not None:
         progress(len(scenarios))
     each = (time.perf_counter() - started) / len(scenarios)
@@ -160,6 +160,19 @@ def simulate_many(
         Result(scenario, outcome, each)
         for scenario, outcome in zip(scenarios, outcomes, strict=True)
     ]
+
+
+def outcomes_of(
+    natives: Sequence[NativeScenario], jobs: int | None, progress: Callable[[int], None] | None
+) -> list[NativeOutcome]:
+    """What comes of scenarios in native form, in their order; the GIL is free meanwhile.
+
+    Args:
+        natives: The scenarios, by `native_scenario`.
+        jobs: Threads; ``None``: all cores this process may use.
+        progress: Told how many are done; what it raises ends the runs.
+    """
+    return _native.simulate_many(list(natives), threads=jobs or usable_cores(), progress=progress)
 
 
 def usable_cores() -> int:
