@@ -38,10 +38,9 @@ def chunks_on_ray(
         MissingPackageError: Ray is not installed.
     """
     try:
-        import ray as package
+        import ray
     except ImportError:
         raise MissingPackageError("--backend ray", "ray", "ray") from None
-    ray: Any = package  # its types differ between releases, and it may be absent when checked
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
     task = ray.remote(num_cpus=1, max_retries=RETRIES)(_run_on_worker)

@@ -172,7 +172,7 @@ def outcomes_of(
         jobs: Threads; ``None``: all cores this process may use.
         progress: Told how many are done; what it raises ends the runs.
     """
-    return _native.simulate_many(list(natives), threads=jobs or usable_cores(), progress=progress)
+    return _native.simulate_many(natives, threads=jobs or usable_cores(), progress=progress)
 
 
 def usable_cores() -> int:

@@ -150,17 +150,17 @@ impl Clients {
         self.next_adapter = next.map_or(0, |request| request.adapter);
     }
 
-    /// Requests that are ready by `now` join the engine's waiting queue; says how many.
+    /// Requests that are ready by `now` join the engine's waiting queue; says whether any did.
     #[inline]
-    pub(super) fn hand_over(&mut self, now: Time, scheduler: &mut Scheduler) -> u32 {
-        let mut joined = 0;
+    pub(super) fn hand_over(&mut self, now: Time, scheduler: &mut Scheduler) -> bool {
+        let mut joined = false;
         while let Some(&(ready, id)) = self.server.queue.front() {
             if ready > now {
                 break;
             }
             self.server.queue.pop_front();
             scheduler.enqueue(id);
-            joined += 1;
+            joined = true;
         }
         joined
     }

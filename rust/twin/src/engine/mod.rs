@@ -107,7 +107,7 @@ impl<'a> Engine<'a> {
                 if !self.wait_for_request() {
                     break;
                 }
-            } else if (joined > 0 || !self.jump()) && !self.step()? {
+            } else if (joined || !self.jump()) && !self.step()? {
                 break;
             }
         }
