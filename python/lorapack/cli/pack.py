@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,16 +186,15 @@ def _problem_maker(seed: int, options: dict[str, Any]) -> Callable[[Iterable[Ada
 def _report(out: Printer, plan: Plan, output: Path | None, wall_s: float) -> None:
     from lorapack.packer.placement import counted
 
-    if plan.notes.get("evidence") == "predicted":
+    if not plan.simulated:
         _warn_of_predictions(out, plan)
     elif not plan.verified:
         out.warn("not verified: see the violations of the GPUs marked `no`")
     if plan.exempt:
-        names = ", ".join(f"{row['adapter']} ({_seconds(row)})" for row in plan.exempt[:8])
-        more = f" and {len(plan.exempt) - 8} more" if len(plan.exempt) > 8 else ""
+        named = _first([f"{row['adapter']} ({_own_wait(plan, row)})" for row in plan.exempt])
         out.warn(
             f"{len(plan.exempt)} clients are exempt from slo {plan.slo}, held to batch: their own "
-            f"clumps break it alone on a GPU (own p99 TTFT): {names}{more}"
+            f"clumps break it alone on a GPU (own p99 TTFT): {named}"
         )
     money = "" if plan.cost_per_hour is None else f", {plan.cost_per_hour:.2f} USD/h"
     energy = "" if plan.kwh_per_hour is None else f", {plan.kwh_per_hour:.2f} kWh/h"
@@ -226,14 +225,18 @@ def _warn_of_predictions(out: Printer, plan: Plan) -> None:
     ):
         names = plan.notes[flag]
         if names:
-            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-            out.warn(f"predictions that {why}: {', '.join(names[:8])}{more}")
+            out.warn(f"predictions that {why}: {_first(names)}")
 
 
-def _seconds(entry: Mapping[str, Any]) -> str:
-    p99_ms = entry["ttft_p99_ms"]
-    if entry["reason"].startswith("predicted"):
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
+
+
+def _own_wait(plan: Plan, entry: Mapping[str, Any]) -> str:
+    if not plan.simulated:
         return "not simulated"
+    p99_ms = entry["ttft_p99_ms"]
     return "unserved" if p99_ms is None or not math.isfinite(p99_ms) else f"{p99_ms / 1e3:.1f} s"
 
 
@@ -258,7 +261,7 @@ _COLUMNS = [
 
 
 def _row(gpu: PlannedGpu) -> list[object]:
-    found = gpu.twin if gpu.seeds else gpu.predicted
+    found = gpu.twin if gpu.simulated else gpu.predicted
     return [
         gpu.gpu,
         gpu.profile,
@@ -268,6 +271,6 @@ def _row(gpu: PlannedGpu) -> list[object]:
         gpu.engine["max_lora_rank"],
         found["served_fraction"],
         found["ttft_p99_ms"],
-        gpu.margin if gpu.seeds else None,
-        not gpu.twin["violations"] if gpu.seeds else "predicted",
+        gpu.margin if gpu.simulated else None,
+        not gpu.twin["violations"] if gpu.simulated else "predicted",
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import repeat
@@ -197,6 +198,16 @@ def assemble(columns: Mapping[str, Sequence[object]]) -> list[Adapter]:
         )
         deque(fill, maxlen=0)
     return adapters
+
+
+def at_rates(adapters: Sequence[Adapter], factor: float) -> Sequence[Adapter]:
+    """The same adapters with every rate multiplied, unchecked."""
+    if factor == 1.0 or not adapters:
+        return adapters
+    rows = map(operator.attrgetter(*COLUMN), adapters)
+    columns: dict[str, Sequence[object]] = dict(zip(COLUMN, zip(*rows, strict=True), strict=True))
+    columns["rate_rps"] = [adapter.rate_rps * factor for adapter in adapters]
+    return assemble(columns)
 
 
 _new_adapter = object.__new__

@@ -16,7 +16,7 @@ from lorapack.fleet.adapter import (
     COLUMNS,
     LARGEST_RATE_RPS,
     Adapter,
-    assemble,
+    at_rates,
     is_clean_text,
 )
 
@@ -147,11 +147,11 @@ class Fleet:
             >>> Fleet([Adapter("a", 8, 0.5)]).scaled(3)["a"].rate_rps
             1.5
         """
-        rates = [adapter.rate_rps * factor for adapter in self.adapters]
-        if not 0 <= factor < math.inf or max(rates, default=0.0) > LARGEST_RATE_RPS:
+        hottest = max((adapter.rate_rps for adapter in self.adapters), default=0.0)
+        if not 0 <= factor < math.inf or hottest * factor > LARGEST_RATE_RPS:
             raise InputError("Fleet.scaled", "factor", factor, COLUMN["rate_rps"].mend)
         provenance = {**self.provenance, "rates_scaled_by": repr(float(factor))}
-        return Fleet(assemble({**self._columns(), "rate_rps": rates}), provenance)
+        return Fleet(at_rates(self.adapters, factor), provenance)
 
     def subset(self, names: Iterable[str]) -> Fleet:
         """The fleet of some of the adapters, in the order named.

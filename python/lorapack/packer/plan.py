@@ -90,6 +90,11 @@ class PlannedGpu:
     margin: float
     failing_probability: float | None
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the twin ran it; if not, only `predicted` says what to expect."""
+        return bool(self.seeds)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -140,6 +145,11 @@ class Plan:
     cost_per_hour: float | None = None
     kwh_per_hour: float | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the twin ran every GPU; if not, the plan is one by prediction alone."""
+        return all(gpu.simulated for gpu in self.gpus)
 
     def to_dict(self) -> dict[str, Any]:
         """The object that plan.json holds."""

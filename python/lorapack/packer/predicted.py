@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lorapack.fleet.adapter import at_rates
 from lorapack.packer.guide import LOAD, MOST_PRESSURE, PRESSURE, first_load
 from lorapack.packer.online import CAUTION
-from lorapack.packer.problem import at_rates
 from lorapack.predictor.predictor import Predictor
 from lorapack.predictor.targets import Prediction
-from lorapack.twin.physics import FEATURE_INDEX, Asking, Physics, WorkSums
+from lorapack.twin.physics import FEATURE_INDEX, Physics, sums_of
 from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel, Violation
 from lorapack.twin.trial import Trial, TwinJudge, Verdict, n_adapters
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from lorapack.profile.memory import MemoryPlan
     from lorapack.profile.profile import Profile
+    from lorapack.twin.physics import WorkSums
 
 N_ADAPTERS = FEATURE_INDEX["n_adapters"]
 EFFECTIVE_ADAPTERS = FEATURE_INDEX["effective_adapters"]
@@ -65,11 +66,11 @@ class PredictedJudge:
     _rule: TwinJudge = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._rule = TwinJudge(self.slo)
+        self._rule = TwinJudge(self.slo, host_memory_gib=self.host_memory_gib)
 
     def judge(self, trials: Sequence[Trial]) -> list[Verdict]:
         """One verdict a trial, in order; those of one profile are predicted together."""
-        verdicts = [Verdict(trial, refusal=self._refusal(trial)) for trial in trials]
+        verdicts = [Verdict(trial, refusal=self._rule.refusal(trial)) for trial in trials]
         asked = [i for i, verdict in enumerate(verdicts) if verdict.refusal is None]
         for i, (said, row) in zip(asked, self._told([trials[i] for i in asked]), strict=True):
             short = trials[i].max_loras < n_adapters(trials[i].adapters)
@@ -180,18 +181,9 @@ class PredictedJudge:
         return [found[i] for i in range(len(trials))]
 
     def _features(self, trial: Trial) -> NDArray[np.float32]:
-        sums, asking = WorkSums(), Asking.of(trial.profile, trial.max_lora_rank)
-        for adapter in at_rates(trial.adapters, trial.rate_factor):
-            sums.add(asking.work(adapter))
+        adapters = at_rates(trial.adapters, trial.rate_factor)
+        sums = sums_of(adapters, trial.profile, trial.max_lora_rank)
         return self.row(trial.profile, sums, trial.max_loras, trial.max_lora_rank)
-
-    def _refusal(self, trial: Trial) -> str | None:
-        plan = self.memory(trial.profile, trial.max_loras, trial.max_lora_rank)
-        if plan.refusal is not None or self.host_memory_gib is None:
-            return plan.refusal
-        ranks = sorted((adapter.rank for adapter in trial.adapters), reverse=True)
-        short = plan.host_gib(ranks[: trial.cpu_loras]) > self.host_memory_gib
-        return "host_memory" if short else None
 
 
 def _is_for_physics(row: NDArray[np.float32]) -> bool:

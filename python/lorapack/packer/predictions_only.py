@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 from lorapack.errors import InputError
 from lorapack.packer.bound import true_bound
 from lorapack.packer.placing import place
-from lorapack.packer.plan import ENGINE_KEYS, Plan, PlannedGpu
 from lorapack.packer.predicted import PredictedJudge, is_wide
-from lorapack.packer.problem import base_model
 from lorapack.packer.verify import Judges
-from lorapack.packer.writing import names_of, planned_adapter, total_kwh, total_price
+from lorapack.packer.writing import names_of, plan_with, planned_gpu
 from lorapack.twin.service_level import SERVICE_LEVELS
-from lorapack.twin.trial import HOUR, Trial, scenario_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lorapack.packer.placement import GpuPlacement
+    from lorapack.packer.plan import Plan, PlannedGpu
     from lorapack.packer.problem import Problem
     from lorapack.packer.settings import Settings
     from lorapack.predictor.targets import Prediction
@@ -81,22 +79,14 @@ def write_predicted(
         _planned(problem, name, gpu, said, judge)
         for name, gpu, said in zip(names_of(gpus), gpus, told, strict=True)
     )
-    bound = true_bound(problem, judge)
-    return Plan(
-        n_gpus=len(planned),
-        lower_bound=bound,
-        bound={"true": bound},
-        slo=problem.slo.name,
-        service_level=problem.slo.to_dict(),
-        rate_headroom=problem.rate_headroom,
-        method=settings.method,
-        objective=problem.objective,
-        seed=problem.seed,
+    return plan_with(
+        problem,
+        settings,
+        gpus,
+        planned,
+        {"true": true_bound(problem, judge)},
         verified=False,
-        gpus=planned,
-        exempt=tuple(_exempt(problem, planned)),
-        cost_per_hour=total_price(gpus),
-        kwh_per_hour=total_kwh(gpus),
+        exempt=_exempt(problem, planned),
         notes={
             "evidence": "predicted",
             "out_of_range": [gpu.gpu for gpu in planned if gpu.predicted["out_of_range"]],
@@ -108,20 +98,11 @@ def write_predicted(
 def _planned(
     problem: Problem, name: str, gpu: GpuPlacement, said: Prediction, judge: PredictedJudge
 ) -> PlannedGpu:
-    profile = gpu.kind.profile
-    memory = judge.memory(profile, gpu.max_loras, gpu.max_lora_rank)
-    return PlannedGpu(
-        gpu=name,
-        profile=profile.name,
-        base_model=base_model(profile),
-        engine=_engine(gpu.trial()),
-        adapters=tuple(planned_adapter(problem, item) for item in gpu.items),
-        exempt=gpu.exempt,
-        memory={
-            "kv_cache_tokens": memory.kv_cache_tokens,
-            "parts_gib": dict(memory.parts_gib),
-            "host_gib": memory.host_gib(load.rank for load in gpu.loads),
-        },
+    return planned_gpu(
+        problem,
+        name,
+        gpu,
+        judge.memory(gpu.kind.profile, gpu.max_loras, gpu.max_lora_rank),
         predicted={
             "evidence": "predicted",
             **{figure: getattr(said, figure) for figure in FIGURES},
@@ -133,12 +114,6 @@ def _planned(
         margin=0.0,
         failing_probability=None,
     )
-
-
-def _engine(trial: Trial) -> dict[str, Any]:
-    """The settings that the twin would simulate."""
-    engine = scenario_of(trial, HOUR, 0).engine
-    return {key: getattr(engine, key) for key in ENGINE_KEYS}
 
 
 def _exempt(problem: Problem, gpus: Sequence[PlannedGpu]) -> list[dict[str, Any]]:

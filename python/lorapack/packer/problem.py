@@ -6,13 +6,12 @@ Frozen, checked once when made, then trusted by every method.
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from lorapack.errors import Infeasible, InputError
-from lorapack.fleet.adapter import COLUMN, assemble
+from lorapack.fleet.adapter import at_rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -137,16 +136,6 @@ class Problem:
 def packing_order(adapter: Adapter) -> tuple[int, float, str]:
     """Rank, then rate, both descending; the name breaks ties, so the order is total."""
     return (-adapter.rank, -adapter.rate_rps, adapter.adapter)
-
-
-def at_rates(adapters: Sequence[Adapter], factor: float) -> Sequence[Adapter]:
-    """The same adapters with every rate multiplied, unchecked."""
-    if factor == 1.0 or not adapters:
-        return adapters
-    rows = map(operator.attrgetter(*COLUMN), adapters)
-    columns: dict[str, Sequence[object]] = dict(zip(COLUMN, zip(*rows, strict=True), strict=True))
-    columns["rate_rps"] = [adapter.rate_rps * factor for adapter in adapters]
-    return assemble(columns)
 
 
 def _raised(stated: Sequence[Adapter], factor: float) -> Sequence[Adapter]:

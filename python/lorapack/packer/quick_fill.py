@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lorapack.fleet.adapter import at_rates
 from lorapack.packer.evaluate import max_lora_rank_for, slot_rules
 from lorapack.packer.greedy import HoldsNowhere, too_few
 from lorapack.packer.placement import GpuPlacement, Item, apart, item_order
-from lorapack.packer.problem import at_rates
 from lorapack.predictor.targets import Prediction
 from lorapack.twin.physics import Asking, WorkSums
 
@@ -45,7 +45,6 @@ def is_plain(problem: Problem, kinds: Sequence[GpuKind], items: Sequence[Item]) 
         len(kinds) == 1
         and kinds[0].count is None
         and problem.objective == "gpus"
-        and not problem.spare_gpus
         and problem.host_memory_gib is None
         and all(item.load.pin is None for item in items)
     )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lorapack.packer.problem import Problem
     from lorapack.packer.settings import Settings
     from lorapack.packer.verify import Judges, Proof
+    from lorapack.profile.memory import MemoryPlan
     from lorapack.twin.trial import Verdict
 
 
@@ -57,9 +58,44 @@ def write_down(
             names, proof.gpus, proof.verdicts, predicted, margins, strict=True
         )
     )
+    return plan_with(
+        problem,
+        settings,
+        proof.gpus,
+        gpus,
+        bounds,
+        verified=proof.verified,
+        exempt=_exempt(problem, proof),
+        notes=notes or {},
+    )
+
+
+def plan_with(
+    problem: Problem,
+    settings: Settings,
+    placed: Sequence[GpuPlacement],
+    gpus: Sequence[PlannedGpu],
+    bounds: Mapping[str, float],
+    *,
+    verified: bool,
+    exempt: Iterable[dict[str, Any]],
+    notes: Mapping[str, Any],
+) -> Plan:
+    """The plan of GPUs that are written down already.
+
+    Args:
+        problem: What was asked.
+        settings: How it was packed.
+        placed: The placement.
+        gpus: The same GPUs, as plans write them.
+        bounds: Lower bounds on their number by kind, `true` among them.
+        verified: Whether the twin saw every GPU keep its service level.
+        exempt: The exempt clients.
+        notes: What else was found.
+    """
     return Plan(
         n_gpus=len(gpus),
-        lower_bound=max(bounds["true"], bounds.get("estimate", 0.0)),
+        lower_bound=max(bounds.values()),
         bound=bounds,
         slo=problem.slo.name,
         service_level=problem.slo.to_dict(),
@@ -67,12 +103,12 @@ def write_down(
         method=settings.method,
         objective=problem.objective,
         seed=problem.seed,
-        verified=proof.verified,
-        gpus=gpus,
-        exempt=tuple(_exempt(problem, proof)),
-        cost_per_hour=total_price(proof.gpus),
-        kwh_per_hour=total_kwh(proof.gpus),
-        notes=notes or {},
+        verified=verified,
+        gpus=tuple(gpus),
+        exempt=tuple(exempt),
+        cost_per_hour=_total([gpu.kind.price_per_hour for gpu in placed]),
+        kwh_per_hour=_total([_kilo(gpu.kind.watts) for gpu in placed]),
+        notes=notes,
     )
 
 
@@ -120,20 +156,12 @@ def _planned(
     margin: float,
 ) -> PlannedGpu:
     seeds = tuple(problem.seed + 1 + i for i in range(settings.n_seeds))
-    scenario = scenario_of(gpu.trial(), HOUR, seeds[0])
-    memory = gpu.kind.profile.memory_plan(scenario.engine.max_loras, scenario.engine.max_lora_rank)
-    return PlannedGpu(
-        gpu=name,
-        profile=gpu.kind.profile.name,
-        base_model=base_model(gpu.kind.profile),
-        engine={key: getattr(scenario.engine, key) for key in ENGINE_KEYS},
-        adapters=tuple(planned_adapter(problem, item) for item in gpu.items),
-        exempt=gpu.exempt,
-        memory={
-            "kv_cache_tokens": memory.kv_cache_tokens,
-            "parts_gib": dict(memory.parts_gib),
-            "host_gib": memory.host_gib(load.rank for load in gpu.loads),
-        },
+    memory = gpu.kind.profile.memory_plan(gpu.max_loras, gpu.max_lora_rank)
+    return planned_gpu(
+        problem,
+        name,
+        gpu,
+        memory,
         predicted=figures(expected),
         twin=figures(verdict),
         seeds=seeds,
@@ -142,7 +170,54 @@ def _planned(
     )
 
 
-def planned_adapter(problem: Problem, item: Item) -> PlannedAdapter:
+def planned_gpu(
+    problem: Problem,
+    name: str,
+    gpu: GpuPlacement,
+    memory: MemoryPlan,
+    *,
+    predicted: Mapping[str, Any],
+    twin: Mapping[str, Any],
+    seeds: tuple[int, ...],
+    margin: float,
+    failing_probability: float | None,
+) -> PlannedGpu:
+    """A GPU as plans write it, with the settings that the twin would simulate.
+
+    Args:
+        problem: What was asked.
+        name: Its name in the plan.
+        gpu: What was placed.
+        memory: What the memory rule says of it.
+        predicted: As in `PlannedGpu`, like the rest.
+        twin: What the twin said.
+        seeds: On which it was simulated.
+        margin: Traffic above the planned that it was seen to hold.
+        failing_probability: That another seed breaks the level.
+    """
+    profile = gpu.kind.profile
+    engine = scenario_of(gpu.trial(), HOUR, problem.seed).engine
+    return PlannedGpu(
+        gpu=name,
+        profile=profile.name,
+        base_model=base_model(profile),
+        engine={key: getattr(engine, key) for key in ENGINE_KEYS},
+        adapters=tuple(_planned_adapter(problem, item) for item in gpu.items),
+        exempt=gpu.exempt,
+        memory={
+            "kv_cache_tokens": memory.kv_cache_tokens,
+            "parts_gib": dict(memory.parts_gib),
+            "host_gib": memory.host_gib(load.rank for load in gpu.loads),
+        },
+        predicted=predicted,
+        twin=twin,
+        seeds=seeds,
+        margin=margin,
+        failing_probability=failing_probability,
+    )
+
+
+def _planned_adapter(problem: Problem, item: Item) -> PlannedAdapter:
     """An item as plans write it, its rate as stated."""
     load = item.load
     names = ("prompt_tokens", "output_tokens", "gaps", "model", "pin", "keep_apart")
@@ -216,16 +291,6 @@ def _own_p99_ms(gpu: GpuPlacement, seed: int) -> dict[str, float]:
     wait = pl.col("ttft_ms").fill_nan(None).fill_null(float("inf"))
     waits = requests.group_by("adapter").agg(wait.quantile(0.99, "higher").alias("p99"))
     return dict(zip(waits["adapter"].to_list(), waits["p99"].to_list(), strict=True))
-
-
-def total_price(gpus: Iterable[GpuPlacement]) -> float | None:
-    """Price of all GPUs an hour, where all prices are known."""
-    return _total([gpu.kind.price_per_hour for gpu in gpus])
-
-
-def total_kwh(gpus: Iterable[GpuPlacement]) -> float | None:
-    """Energy of all GPUs an hour, where all powers are known."""
-    return _total([_kilo(gpu.kind.watts) for gpu in gpus])
 
 
 def _total(parts: Iterable[float | None]) -> float | None:

@@ -135,7 +135,7 @@ def _standing(plan: Plan) -> str:
     """What is known of the service level."""
     if plan.verified:
         return "held on every seed"
-    return "not held" if all(gpu.seeds for gpu in plan.gpus) else "predicted, not simulated"
+    return "not held" if plan.simulated else "predicted, not simulated"
 
 
 def _facts(plan: Plan, sources: Sources) -> list[tuple[str, str, str]]:

@@ -170,9 +170,13 @@ class TwinJudge:
         plan = self.memory(profile, max_loras, max_lora_rank)
         return plan.kv_cache_tokens if plan.starts else 0
 
-    def _refuse(self, key: tuple[object, ...], trial: Trial) -> Verdict | None:
+    def refusal(self, trial: Trial) -> str | None:
+        """Why the engine of a trial does not start, or lacks host memory; None: it runs."""
         plan = self.memory(trial.profile, trial.max_loras, trial.max_lora_rank)
-        refusal = plan.refusal or self._host_refusal(trial, plan)
+        return plan.refusal or self._host_refusal(trial, plan)
+
+    def _refuse(self, key: tuple[object, ...], trial: Trial) -> Verdict | None:
+        refusal = self.refusal(trial)
         if refusal is None:
             return None
         verdict = Verdict(trial, refusal=refusal)

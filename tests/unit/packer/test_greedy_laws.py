@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from drawn_fleets import RANKS, RATES, fleets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quick_evaluator import QuickEvaluator, load_of
@@ -21,16 +22,6 @@ from lorapack.twin.service_level import SERVICE_LEVELS
 
 PROFILE = Profile.load()
 INTERACTIVE, BATCH = SERVICE_LEVELS["interactive"], SERVICE_LEVELS["batch"]
-
-RATES = st.floats(0.001, 30.0, allow_nan=False)
-RANKS = st.sampled_from([0, 8, 16, 32, 64])
-
-
-@st.composite
-def fleets(draw: st.DrawFn, most: int = 25) -> list[Adapter]:
-    n = draw(st.integers(1, most))
-    groups = st.sampled_from([None, None, None, "g", "h"])
-    return [Adapter(f"a{i}", draw(RANKS), draw(RATES), keep_apart=draw(groups)) for i in range(n)]
 
 
 def placed(fleet: list[Adapter], headroom: float = 0.1) -> list[GpuPlacement]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
+from drawn_fleets import fleets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,15 +26,6 @@ from lorapack.twin.service_level import SERVICE_LEVELS
 
 PROFILE = Profile.load()
 INTERACTIVE = SERVICE_LEVELS["interactive"]
-RATES = st.floats(0.001, 30.0, allow_nan=False)
-RANKS = st.sampled_from([0, 8, 16, 32, 64])
-
-
-@st.composite
-def fleets(draw: st.DrawFn, most: int = 40) -> list[Adapter]:
-    n = draw(st.integers(1, most))
-    groups = st.sampled_from([None, None, None, "g", "h"])
-    return [Adapter(f"a{i}", draw(RANKS), draw(RATES), keep_apart=draw(groups)) for i in range(n)]
 
 
 def predicted(fleet: list[Adapter], slo: str = "interactive", **options):
@@ -42,7 +34,7 @@ def predicted(fleet: list[Adapter], slo: str = "interactive", **options):
 
 
 @settings(max_examples=30, deadline=None)
-@given(fleets(), st.sampled_from(["interactive", "batch", "papers"]))
+@given(fleets(most=40), st.sampled_from(["interactive", "batch", "papers"]))
 def test_laws_of_placements_hold(fleet: list[Adapter], slo: str) -> None:
     gpus, judge = predicted(fleet, slo)
     shares: dict[str, float] = defaultdict(float)
@@ -62,7 +54,7 @@ def test_laws_of_placements_hold(fleet: list[Adapter], slo: str) -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(fleets(), st.randoms(use_true_random=False))
+@given(fleets(most=40), st.randoms(use_true_random=False))
 def test_same_fleet_in_any_order_gives_the_same_plan(fleet: list[Adapter], random) -> None:
     shuffled = list(fleet)
     random.shuffle(shuffled)
