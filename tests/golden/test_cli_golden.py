@@ -20,6 +20,8 @@ HELPS = [
     ("deploy",),
     ("report",),
     ("serve",),
+    ("validate",),
+    ("calibrate",),
     ("doctor",),
 ]
 

@@ -104,7 +104,10 @@ def command(
     if url is not None:
         if sources or prometheus:
             raise InputError("calibrate", "--url", url, "give it alone: it needs no DATA")
-        fitted, result = _from_url(url, server, max_requests, max_seconds, output, out)
+        answers = None if output is None else output.with_suffix(".answers.csv")
+        if answers is not None:
+            refuse_to_overwrite(answers, force=force)
+        fitted, result = _from_url(url, server, max_requests, max_seconds, answers, out, force)
     elif prometheus:
         fitted, result = _from_history(sources, server)
     else:
@@ -228,8 +231,9 @@ def _from_url(
     server: Server,
     max_requests: int,
     max_seconds: float,
-    output: Path | None,
+    answers: Path | None,
     out: Printer,
+    force: bool,
 ) -> tuple[Profile, dict[str, Any]]:
     from lorapack.atomic_file import atomic_file
     from lorapack.fidelity.calibrate import active, campaign
@@ -245,10 +249,8 @@ def _from_url(
         bounds=active.Bounds(requests=max_requests, seconds=max_seconds),
         on_level=out.note,
     )
-    answers = None
-    if output is not None:
-        answers = output.with_suffix(".answers.csv")
-        with atomic_file(answers, force=True) as temporary:
+    if answers is not None:
+        with atomic_file(answers, force=force) as temporary:
             fit.answers.write_csv(temporary)
     error = fit.step_time.error_percent["load test"]
     residuals = {"step_time": {"median_error_percent": error}}

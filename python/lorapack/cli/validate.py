@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lorapack.cli.output import INPUT_FILE, OUTPUT_FILE, Printer, Table, common_options
+from lorapack.cli.output import (
+    INPUT_FILE,
+    OUTPUT_FILE,
+    Printer,
+    Table,
+    common_options,
+    force_option,
+)
+from lorapack.errors import InputError, MissingPackageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from lorapack.predictor.predictor import Predictor
+    from lorapack.profile.profile import Profile
+
+ROW_FORMATS = (".parquet", ".csv")
+"""Suffixes of ``--rows``."""
 
 
 @click.command(epilog="Example: lorapack validate serving_runs.csv")
@@ -26,7 +44,12 @@ from lorapack.cli.output import INPUT_FILE, OUTPUT_FILE, Printer, Table, common_
     "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Replays of a run."
 )
 @click.option("--jobs", type=click.IntRange(1), help="Threads (default: all cores).")
-@click.option("--rows", "rows_path", type=OUTPUT_FILE, help="Keep every run's pair, as Parquet.")
+@click.option(
+    "--rows",
+    "rows_path",
+    type=OUTPUT_FILE,
+    help="Keep every run's pair here (.parquet or .csv).",
+)
 @click.option(
     "--plot",
     "plot_folder",
@@ -35,6 +58,7 @@ from lorapack.cli.output import INPUT_FILE, OUTPUT_FILE, Printer, Table, common_
     help="Draw simulated against measured, one SVG a metric, into DIR.",
 )
 @click.option("--timeseries", type=INPUT_FILE, help="Measured polls: compare along the runs, too.")
+@force_option
 @common_options
 def command(
     runs_path: Path,
@@ -45,6 +69,7 @@ def command(
     rows_path: Path | None,
     plot_folder: Path | None,
     timeseries: Path | None,
+    force: bool,
     out: Printer,
     seed: int,
 ) -> None:
@@ -53,30 +78,27 @@ def command(
     Replays each run of RUNS.csv as it was and reports how far throughput, times, starvation, starts
     and levels are off. A run's profile is chosen by its model column.
     """
-    from lorapack.atomic_file import atomic_file
     from lorapack.fidelity.replay import profiles_by_model, read_runs
     from lorapack.fidelity.validate import validate
     from lorapack.profile.profile import Profile
 
+    _refuse_early(rows_path, plot_folder, force=force)
     runs = read_runs(runs_path)
     profiles = [Profile.load(name) for name in profile_names or Profile.names()]
+    series, model = _series(timeseries), _predictor(predictor)
     started = runs.filter(runs["out_of_memory"] == 0).height
     with out.progress("replaying", total=started * seeds) as advance:
         validation = validate(runs, profiles, seeds=seeds, seed=seed, jobs=jobs, on_done=advance)
     summary = validation.summary()
-    if timeseries is not None:
-        summary["trajectories"] = _along(
-            runs, profiles_by_model(runs, profiles), timeseries, seed, jobs, plot_folder, out
-        )
-    if predictor is not None:
+    if series is not None:
+        chosen = profiles_by_model(runs, profiles)
+        summary["trajectories"] = _along(runs, chosen, series, seed, jobs, plot_folder, out)
+    if model is not None:
         from lorapack.fidelity.predicted import predicted_summary
-        from lorapack.predictor.predictor import Predictor
 
-        model = Predictor.load(predictor)
         summary = {**predicted_summary(validation, model), "twin": summary}
     if rows_path is not None:
-        with atomic_file(rows_path, force=True) as temporary:
-            validation.rows.write_parquet(temporary)
+        _write_rows(validation.rows, rows_path, force=force)
     if plot_folder is not None:
         from lorapack.fidelity.figures import plot_slots, plot_validation
 
@@ -85,18 +107,63 @@ def command(
     out.result(summary, *_text(summary))
 
 
+def _refuse_early(rows_path: Path | None, plot_folder: Path | None, *, force: bool) -> None:
+    """Refuses what could not be written in the end before anything is replayed."""
+    from lorapack.atomic_file import refuse_to_overwrite
+
+    if rows_path is not None:
+        suffix = rows_path.suffix.lower()
+        if suffix not in ROW_FORMATS:
+            mend = f"name it {' or '.join(ROW_FORMATS)}"
+            raise InputError(rows_path, "--rows", suffix or "no suffix", mend)
+        refuse_to_overwrite(rows_path, force=force)
+    if plot_folder is not None:
+        if find_spec("matplotlib") is None:
+            raise MissingPackageError("plots", "matplotlib", "plot")
+        from lorapack.fidelity.figures import TITLES
+
+        for name in (*TITLES, "slots", "trajectories"):
+            if (file := plot_folder / f"{name}.svg").exists():
+                refuse_to_overwrite(file, force=force)
+
+
+def _write_rows(rows: pl.DataFrame, path: Path, *, force: bool) -> None:
+    from lorapack.atomic_file import atomic_file
+
+    with atomic_file(path, force=force) as temporary:
+        if path.suffix.lower() == ".csv":
+            rows.write_csv(temporary)
+        else:
+            rows.write_parquet(temporary)
+
+
+def _series(path: Path | None) -> pl.DataFrame | None:
+    if path is None:
+        return None
+    from lorapack.fidelity.trajectories import read_timeseries
+
+    return read_timeseries(path)
+
+
+def _predictor(source: str | None) -> Predictor | None:
+    if source is None:
+        return None
+    from lorapack.predictor.predictor import Predictor
+
+    return Predictor.load(source)
+
+
 def _along(
-    runs: Any,  # noqa: ANN401 - a polars frame, which the command line must not import early
-    profiles: dict[str, Any],
-    path: Path,
+    runs: pl.DataFrame,
+    profiles: dict[str, Profile],
+    series: pl.DataFrame,
     seed: int,
     jobs: int | None,
     plot_folder: Path | None,
     out: Printer,
 ) -> dict[str, Any]:
-    from lorapack.fidelity.trajectories import read_timeseries, scores, trajectories
+    from lorapack.fidelity.trajectories import scores, trajectories
 
-    series = read_timeseries(path)
     started = runs.filter(runs["out_of_memory"] == 0).to_dicts()
     with out.progress("along the runs", total=len(started)) as advance:
         paired = trajectories(started, profiles, series, seed=seed, jobs=jobs, on_done=advance)
