@@ -15,6 +15,7 @@ from lorapack.fleet.adapter import LARGEST_RANK, Adapter, is_clean_text
 from lorapack.fleet.draw import Popularity, significant, stream
 from lorapack.fleet.fleet import Fleet
 from lorapack.fleet.peft_adapter import CONFIG, PeftAdapter, read_peft_adapter
+from lorapack.profile.model_shape import ModelShape
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,14 @@ class PeftFolders:
     damaged: tuple[InputError, ...]
 
 
-def read_peft_folders(folders: Iterable[str | os.PathLike[str]]) -> PeftFolders:
+def read_peft_folders(
+    folders: Iterable[str | os.PathLike[str]], model: ModelShape | None = None
+) -> PeftFolders:
     """Reads every adapter in or under some folders.
 
     Args:
         folders: Adapter folders, or folders of them (at any depth; links are not followed).
+        model: The base model to hold their modules against; ``None`` leaves them unchecked.
 
     Returns:
         Adapters, named by their path under the folder given, and what was damaged.
@@ -47,7 +51,7 @@ def read_peft_folders(folders: Iterable[str | os.PathLike[str]]) -> PeftFolders:
     for top in map(Path, folders):
         for folder, name in _adapter_folders(top):
             try:
-                found = read_peft_adapter(folder, name)
+                found = read_peft_adapter(folder, name, model)
             except InputError as error:
                 damaged.append(error)
                 continue

@@ -79,7 +79,12 @@ SCORE = {"base_model.model.score.weight": ("F32", [2, 64])}
         ({"modules_to_save": ["score"]}, SCORE, "modules_to_save score", None),
         ({"init_lora_weights": "pissa_niter_16"}, {}, None, "init_lora_weights"),
         ({"init_lora_weights": "gaussian"}, {}, None, None),
+        ({"init_lora_weights": "eva"}, {}, None, None),
+        ({"init_lora_weights": "unheard_of"}, {}, None, "init_lora_weights unheard_of"),
         ({"alora_invocation_tokens": [1, 2]}, {}, None, "aLoRA"),
+        ({"alora_invocation_tokens": []}, {}, None, None),
+        ({"rank_pattern": {"x": "8"}}, {}, None, "rank_pattern"),
+        ({"rank_pattern": {"x": 0}}, {}, None, "rank_pattern"),
         ({"layer_replication": [[0, 2]]}, {}, None, "layer_replication"),
         ({"use_qalora": True}, {}, None, "use_qalora"),
         ({"rank_pattern": {"x": 600}}, {}, None, "rank 600 is over 512"),
@@ -95,6 +100,17 @@ def test_what_each_engine_version_would_refuse(tmp_path, config, more, by_085, b
             assert version not in refused
         else:
             assert reason in ", ".join(refused[version])
+
+
+def test_a_config_that_leaves_out_what_engines_need_is_refused_by_both(tmp_path):
+    folder = write_adapter(tmp_path / "a", rank=8)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    del config["r"], config["lora_alpha"]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    found = read_peft_adapter(folder)
+    assert (found.rank, found.config_rank) == (8, 8)
+    reason = ("a config without r, lora_alpha",)
+    assert dict(found.refused_by) == {"vllm-0.8.5": reason, "vllm-0.33": reason}
 
 
 def without(tensors, ending):
