@@ -63,6 +63,6 @@ def from_gateway(
         trace, left_out = read_access_log(sources[0])
         fleet, notes = fleet_from_log(trace, rule, seed=seed, notes=left_out)
     else:
-        grown, seconds = read_window(sources, window)
-        fleet, notes = fleet_from_scrape(grown, seconds, rule, seed=seed)
+        seen = read_window(sources, window)
+        fleet, notes = fleet_from_scrape(seen.grown, seen.seconds, rule, seed=seed)
     deliver(fleet, output, out, force=force, notes=notes, files={"file": output})

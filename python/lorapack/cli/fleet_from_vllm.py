@@ -65,8 +65,9 @@ def from_vllm(
 ) -> None:
     """List a running vLLM's adapters and split its totals among them.
 
-    SERVER is http://host:port, or a saved answer of /v1/models together with --metrics. vLLM
-    counts nothing per adapter: the split is an assumption, and the fleet's header says which.
+    SERVER is http://host:port, or a saved answer of /v1/models together with --metrics. Adapters
+    that run or wait unlisted are added. vLLM counts nothing per adapter: the split is an
+    assumption, and the fleet's header says which.
 
     Example: lorapack fleet from-vllm http://localhost:8000 --popularity zipf:1 -o fleet.csv
     """
@@ -84,8 +85,6 @@ def from_vllm(
         models, scrapes = read_models(server), metrics
     if not scrapes:
         raise InputError(server, "--metrics", None, "give one or two saved scrapes of /metrics")
-    grown, seconds = read_window(scrapes, window)
-    fleet, notes = fleet_from_vllm(
-        models, grown, seconds, rule, law, base_share=base_share, seed=seed
-    )
+    seen = read_window(scrapes, window)
+    fleet, notes = fleet_from_vllm(models, seen, rule, law, base_share=base_share, seed=seed)
     deliver(fleet, output, out, force=force, notes=notes, files={"file": output})

@@ -2,7 +2,8 @@
 
 ``GET /v1/models`` lists adapters (``parent`` = the base, ``root`` = the path). vLLM counts requests
 and tokens for the whole server only, in both versions, so how they fall on adapters is assumed: by
-a popularity law, the base model taking none or a stated share.
+a popularity law, the base model taking none or a stated share. Adapters that run or wait but are
+not listed (:mod:`lorapack.fleet.lora_requests_info`) are added.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorapack.errors import InputError
+from lorapack.errors import InputError, shown
+from lorapack.fleet import lora_requests_info
+from lorapack.fleet.adapter import Adapter, is_clean_text
 from lorapack.fleet.draw import Popularity, stream
 from lorapack.fleet.fleet import Fleet
 from lorapack.fleet.peft_adapter import read_peft_adapter
-from lorapack.fleet.scrape import Scrape, content_of
+from lorapack.fleet.scrape import Scrape, Window, content_of
 from lorapack.fleet.usage import Ranks, Usage, fleet_of_usage
 
 _REQUESTS = ("vllm:request_success_total", "vllm:request_success")
@@ -50,7 +53,7 @@ def read_models(source: str) -> ServedModels:
         Base and adapters.
 
     Raises:
-        InputError: It is no such answer, or lists no adapter.
+        InputError: It is no such answer.
     """
     try:
         found = json.loads(content_of(source))
@@ -71,16 +74,12 @@ def read_models(source: str) -> ServedModels:
             raise InputError(source, f"data[{index}].id", name, "is listed twice")
         else:
             adapters[name] = root if isinstance(root, str) and root else None
-    if not adapters:
-        mend = "lists no adapter (a model with a parent): start it with --lora-modules"
-        raise InputError(source, "data", ", ".join(base), mend)
     return ServedModels(source, tuple(base), adapters)
 
 
 def fleet_from_vllm(
     models: ServedModels,
-    grown: Scrape,
-    window_s: float,
+    window: Window,
     ranks: Ranks,
     popularity: Popularity,
     *,
@@ -91,8 +90,7 @@ def fleet_from_vllm(
 
     Args:
         models: What it serves.
-        grown: What its counters grew by in the window.
-        window_s: The window's length, seconds.
+        window: What its metrics showed.
         ranks: Where ranks come from, unless an adapter's folder can be read here.
         popularity: How requests fall on adapters, in the order of their names.
         base_share: Share of the requests that asks the base model itself, 0..1.
@@ -102,17 +100,22 @@ def fleet_from_vllm(
         The fleet and notes.
 
     Raises:
-        InputError: The metrics are not vLLM's, or the share is none.
+        InputError: The metrics are not vLLM's, no adapter is listed or seen, or the share is none.
     """
     if not 0 <= base_share <= 1:
         raise InputError(None, "base-share", base_share, "give a share from 0 to 1")
+    grown, seen = window.grown, unlisted_adapters(models, window.last)
+    adapters = {**models.adapters, **dict.fromkeys(seen)}
+    if not adapters:
+        mend = "lists no adapter (a model with a parent): start it with --lora-modules"
+        raise InputError(models.source, "data", ", ".join(models.base), mend)
     requests = _total(grown, _REQUESTS)
     if requests is None:
         raise InputError(grown.source, "series", _REQUESTS[0], "give vLLM's own /metrics")
     if requests <= 0:
         raise InputError(grown.source, _REQUESTS[0], 0, "no request ended: take a longer window")
     prompts, outputs = _total(grown, _PROMPTS), _total(grown, _OUTPUTS)
-    names = sorted(models.adapters)
+    names = sorted(adapters)
     weights = popularity.weights(len(names), stream(seed, "popularity"))
     shares = {
         name: float(weight) * (1 - base_share) for name, weight in zip(names, weights, strict=True)
@@ -123,13 +126,45 @@ def fleet_from_vllm(
     split = f"requests split by {popularity}, {base_share:g} of them to the base model"
     provenance = {
         "made by": "lorapack fleet from-vllm",
-        "source": f"{len(names)} adapters, {requests:.0f} requests in {window_s:g} s",
+        "source": f"{len(names)} adapters, {requests:.0f} requests in {window.seconds:g} s",
         "rule": f"{split}; the server's mean lengths for all; cv not counted, taken for 1",
     }
-    ranks = _with_folders(models, ranks)
-    fleet, notes = fleet_of_usage(usage, window_s, ranks, provenance, seed=seed, base=models.base)
-    said = f"vLLM counts nothing per adapter: {split}, which is an assumption"
-    return fleet, (said, *notes)
+    ranks, unreadable = _with_folders(models, ranks)
+    fleet, notes = fleet_of_usage(
+        usage, window.seconds, ranks, provenance, seed=seed, base=models.base
+    )
+    said = [f"vLLM counts nothing per adapter: {split}, which is an assumption"]
+    if seen:
+        names_seen = ", ".join(map(shown, seen))
+        said.append(f"run or wait and are not listed, so added: {names_seen}")
+    return fleet, (*said, *unreadable, *notes)
+
+
+def unlisted_adapters(models: ServedModels, last: Scrape) -> tuple[str, ...]:
+    """Adapters that run or wait though ``/v1/models`` lists none of their name.
+
+    Args:
+        models: What the server lists.
+        last: Its latest scrape.
+
+    Returns:
+        Their names, sorted.
+
+    Raises:
+        InputError: One of them cannot be an adapter's name.
+    """
+    series = last.series.get(lora_requests_info.SERIES, {})
+    listed = {*models.adapters, *models.base}
+    found: set[str] = set()
+    for labels in lora_requests_info.newest(
+        (dict(pairs), value) for pairs, value in series.items()
+    ):
+        for label in (lora_requests_info.RUNNING, lora_requests_info.WAITING):
+            found.update(lora_requests_info.names_in(labels.get(label, ""), listed))
+    for name in sorted(found - listed):
+        if not is_clean_text(name):
+            raise InputError(last.source, lora_requests_info.SERIES, name, "is no usable name")
+    return tuple(sorted(found - listed))
 
 
 def _total(grown: Scrape, names: tuple[str, ...]) -> float | None:
@@ -146,12 +181,18 @@ def _share(requests: float, prompts: float | None, outputs: float | None, part: 
     )
 
 
-def _with_folders(models: ServedModels, ranks: Ranks) -> Ranks:
-    """Adds what can be read of the adapters' own folders, if they are on this machine too."""
-    from lorapack.fleet.adapter import Adapter
+def _with_folders(models: ServedModels, ranks: Ranks) -> tuple[Ranks, tuple[str, ...]]:
+    """Adds what can be read of the adapters' own folders, if they are on this machine too.
 
+    A folder of that name here need not be the server's: one that holds no adapter is only noted.
+    """
+    notes = []
     known = {} if ranks.known is None else {adapter.adapter: adapter for adapter in ranks.known}
     for name, root in models.adapters.items():
         if name not in known and root is not None and Path(root).is_dir():
-            known[name] = Adapter(name, read_peft_adapter(Path(root)).rank, 0.0, path=root)
-    return Ranks(ranks.mix, Fleet(known.values()) if known else None)
+            try:
+                rank = read_peft_adapter(Path(root)).rank
+                known[name] = Adapter(name, rank, 0.0, path=root)
+            except InputError as error:
+                notes.append(f"the rank of {shown(name)} is not read: {error}")
+    return Ranks(ranks.mix, Fleet(known.values()) if known else None), tuple(notes)

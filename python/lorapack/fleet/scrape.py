@@ -78,6 +78,21 @@ class Scrape:
         return {}
 
 
+@dataclass(frozen=True)
+class Window:
+    """What was seen in a stretch of time.
+
+    Attributes:
+        grown: What counters grew by (gauges mean nothing there).
+        last: The scrape at its end.
+        seconds: Its length.
+    """
+
+    grown: Scrape
+    last: Scrape
+    seconds: float
+
+
 def read_scrape(source: str) -> Scrape:
     """Reads one scrape from a URL or a file.
 
@@ -93,8 +108,8 @@ def read_scrape(source: str) -> Scrape:
     return parse_scrape(source, content_of(source))
 
 
-def read_window(sources: Iterable[str], window_s: float | None) -> tuple[Scrape, float]:
-    """Reads what counters grew by in a window.
+def read_window(sources: Iterable[str], window_s: float | None) -> Window:
+    """Reads a window.
 
     Args:
         sources: One URL (scraped twice, ``window_s`` apart, 60 by default), two files (the earlier
@@ -102,7 +117,7 @@ def read_window(sources: Iterable[str], window_s: float | None) -> tuple[Scrape,
         window_s: Seconds between the two, or since the start.
 
     Returns:
-        The growth, and the seconds it took.
+        What counters grew by, the last scrape, and the seconds between.
 
     Raises:
         InputError: There are more sources, or the window of files is not said.
@@ -114,14 +129,15 @@ def read_window(sources: Iterable[str], window_s: float | None) -> tuple[Scrape,
         first, start = read_scrape(given[0]), time.monotonic()
         time.sleep(60.0 if window_s is None else window_s)
         second, end = read_scrape(given[0]), time.monotonic()
-        return second - first, end - start
+        return Window(second - first, second, end - start)
     if not 1 <= len(given) <= 2 or any(map(is_url, given)):
         raise InputError(None, "sources", given, "give one URL, or one or two saved scrapes")
     if window_s is None:
         mend = "say how many seconds lie between the two (or since the server's start)"
         raise InputError(None, "window", None, mend)
     last = read_scrape(given[-1])
-    return (last - read_scrape(given[0]) if len(given) == 2 else last), window_s
+    grown = last - read_scrape(given[0]) if len(given) == 2 else last
+    return Window(grown, last, window_s)
 
 
 def parse_scrape(source: str, content: bytes) -> Scrape:

@@ -212,3 +212,38 @@ def test_a_sample_without_a_time_is_refused_with_its_line(tmp_path: Path) -> Non
     path.write_text("vllm:num_requests_running 3\n")
     with pytest.raises(InputError, match="line 1"):
         read_files([path])
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("vllm:num_requests_running many 1000", "line 2"),
+        ("# scrape 1.2.3", "line 2"),
+        ("vllm:num_requests_running{a=} ", "line 2"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_its_line(tmp_path: Path, line: str, place: str) -> None:
+    path = tmp_path / "scrape.txt"
+    path.write_text(f"vllm:num_requests_running 3 1000\n{line}\n")
+    with pytest.raises(InputError) as caught:
+        read_files([path])
+    assert caught.value.place == place
+
+
+def test_what_is_not_finite_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "scrape.txt"
+    path.write_text("vllm:num_requests_running 3 1000\nvllm:num_requests_running NaN 2000\n")
+    assert read_files([path]).points["running"] == {1.0: 3.0}
+
+
+def test_the_adapters_seen_last_count_whatever_the_order(tmp_path: Path) -> None:
+    def series(names: str, seen_s: float) -> str:
+        labels = f'max_lora="4",running_lora_adapters="{names}",waiting_lora_adapters=""'
+        return f"vllm:lora_requests_info{{{labels}}} {seen_s}"
+
+    path = tmp_path / "scrape.txt"
+    lines = ["# scrape 50", series("a,b,c", 40.0), series("a", 49.0), series("a,b", 12.0)]
+    path.write_text("\n".join(lines))
+    samples = read_files([path])
+    assert samples.adapters == {50.0: (49.0, 1)}
+    assert samples.max_loras == 4

@@ -17,7 +17,9 @@ from lorapack.fleet.draw import Popularity, RankMix
 from lorapack.fleet.fleet import Fleet
 from lorapack.fleet.from_gateway import fleet_from_log, fleet_from_scrape, read_access_log
 from lorapack.fleet.from_vllm import fleet_from_vllm, read_models
-from lorapack.fleet.scrape import parse_scrape, read_scrape, read_window
+from lorapack.fleet.lora_requests_info import names_in
+from lorapack.fleet.lora_requests_info import slots as lora_slots
+from lorapack.fleet.scrape import Window, parse_scrape, read_scrape, read_window
 from lorapack.fleet.usage import Ranks
 
 RANKS = Ranks(RankMix.parse("8"))
@@ -93,6 +95,11 @@ def scrape(text):
     return parse_scrape("saved.txt", text.encode())
 
 
+def seen(text, seconds=1.0):
+    """A server's whole life as the window."""
+    return Window(scrape(text), scrape(text), seconds)
+
+
 def test_llm_d_router_by_hand():
     grown = scrape(LLM_D % (100, 100)) - scrape('llm_d_epp_request_total{model_name="x"} 0\n')
     fleet, notes = fleet_from_scrape(grown, 200.0, RANKS)
@@ -132,12 +139,13 @@ def test_a_window_of_two_subtracts_and_a_reset_counts_from_zero(tmp_path):
     before, after = tmp_path / "before.txt", tmp_path / "after.txt"
     before.write_text(OLD_LLM_D)
     after.write_text(OLD_LLM_D.replace(" 6000", " 7000").replace(" 60\n", " 70\n"))
-    grown, seconds = read_window([str(before), str(after)], 5.0)
-    assert seconds == 5.0
-    fleet, _ = fleet_from_scrape(grown, seconds, RANKS)
+    window = read_window([str(before), str(after)], 5.0)
+    assert window.seconds == 5.0
+    assert window.last == read_scrape(str(after))
+    fleet, _ = fleet_from_scrape(window.grown, window.seconds, RANKS)
     assert fleet["a"].rate_rps == 2.0
     assert fleet["a"].prompt_tokens == 100.0
-    restarted, _ = read_window([str(after), str(before)], 5.0)
+    restarted = read_window([str(after), str(before)], 5.0).grown
     assert restarted.totals(["inference_objective_request_total"], lambda _: "x") == {"x": 60.0}
 
 
@@ -262,8 +270,7 @@ def test_vllm_totals_are_split_by_the_stated_rule(tmp_path):
     assert dict(served.adapters) == {"a": "/adapters/a", "b": "/adapters/b"}
     fleet, notes = fleet_from_vllm(
         served,
-        scrape(VLLM % (200, 60_000)),
-        100.0,
+        seen(VLLM % (200, 60_000), 100.0),
         RANKS,
         Popularity.parse("zipf:1"),
         base_share=0.25,
@@ -282,11 +289,23 @@ def test_ranks_are_read_where_the_server_s_folders_are_here_too(tmp_path):
     content = json.loads(json.dumps(MODELS))
     content["data"][2]["root"] = str(folder)
     fleet, _ = fleet_from_vllm(
-        models(tmp_path, content), scrape(VLLM % (1, 1)), 1.0, RANKS, Popularity("uniform", 0.0)
+        models(tmp_path, content), seen(VLLM % (1, 1)), RANKS, Popularity("uniform", 0.0)
     )
     assert fleet["a"].rank == 64
     assert fleet["a"].path == str(folder)
     assert fleet["b"].rank == 8
+
+
+def test_a_folder_here_that_is_no_adapter_is_noted_not_fatal(tmp_path):
+    (tmp_path / "empty").mkdir()
+    huge = write_adapter(tmp_path / "huge", rank=1024)
+    content = json.loads(json.dumps(MODELS))
+    content["data"][1]["root"] = str(huge)
+    content["data"][2]["root"] = str(tmp_path / "empty")
+    fleet, notes = from_vllm(tmp_path, "", content)
+    assert [(a.adapter, a.rank, a.path) for a in fleet] == [("a", 8, None), ("b", 8, None)]
+    assert any("the rank of a is not read" in note for note in notes)
+    assert any("the rank of b is not read" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +315,6 @@ def test_ranks_are_read_where_the_server_s_folders_are_here_too(tmp_path):
         ("[]", "data"),
         ('{"data": [1]}', "data"),
         ('{"data": [{"id": 3}]}', "data[0].id"),
-        ('{"data": [{"id": "base", "parent": null}]}', "data"),
         ('{"data": [{"id": "a", "parent": "b"}, {"id": "a", "parent": "b"}]}', "data[1].id"),
     ],
 )
@@ -309,12 +327,124 @@ def test_what_is_no_answer_of_models_is_refused(tmp_path, content, place):
 def test_metrics_without_requests_are_refused(tmp_path):
     law = Popularity("uniform", 0.0)
     with pytest.raises(InputError, match="vLLM's own /metrics"):
-        fleet_from_vllm(models(tmp_path), scrape("up 1\n"), 1.0, RANKS, law)
-    idle = scrape('vllm:request_success_total{finished_reason="stop"} 0\n')
+        fleet_from_vllm(models(tmp_path), seen("up 1\n"), RANKS, law)
+    idle = seen('vllm:request_success_total{finished_reason="stop"} 0\n')
     with pytest.raises(InputError, match="take a longer window"):
-        fleet_from_vllm(models(tmp_path), idle, 1.0, RANKS, law)
+        fleet_from_vllm(models(tmp_path), idle, RANKS, law)
     with pytest.raises(InputError, match="share from 0 to 1"):
-        fleet_from_vllm(models(tmp_path), idle, 1.0, RANKS, law, base_share=1.5)
+        fleet_from_vllm(models(tmp_path), idle, RANKS, law, base_share=1.5)
+
+
+UNIFORM = Popularity("uniform", 0.0)
+
+
+def info(running, waiting="", at="1.7e+09"):
+    labels = f'max_lora="4",running_lora_adapters="{running}",waiting_lora_adapters="{waiting}"'
+    return f"vllm:lora_requests_info{{{labels}}} {at}\n"
+
+
+COUNTS = """\
+vllm:request_success_total{finished_reason="stop"} 100
+vllm:prompt_tokens_total 1000
+vllm:generation_tokens_total 100
+"""
+
+
+def from_vllm(tmp_path, gauge, content=MODELS):
+    return fleet_from_vllm(models(tmp_path, content), seen(COUNTS + gauge), RANKS, UNIFORM)
+
+
+def test_adapters_that_run_or_wait_unlisted_are_added_and_it_is_said(tmp_path):
+    fleet, notes = from_vllm(tmp_path, info("a,new", "later"))
+    assert [adapter.adapter for adapter in fleet] == ["a", "b", "later", "new"]
+    assert {adapter.rate_rps for adapter in fleet} == {25.0}
+    assert "run or wait and are not listed, so added: later, new" in notes
+
+
+def test_the_gauge_takes_no_adapter_away(tmp_path):
+    for gauge in ("", info("", ""), info("a")):
+        fleet, notes = from_vllm(tmp_path, gauge)
+        assert [adapter.adapter for adapter in fleet] == ["a", "b"]
+        assert not any("added" in note for note in notes)
+
+
+def test_of_all_combinations_ever_seen_the_last_counts(tmp_path):
+    gauge = info("gone", at="1.7e+09") + info("here", at="1.8e+09") + info("old", at="12")
+    fleet, _ = from_vllm(tmp_path, gauge)
+    assert [adapter.adapter for adapter in fleet] == ["a", "b", "here"]
+    fleet, _ = from_vllm(tmp_path, gauge + info("no-time", at="NaN") + info("far", at="+Inf"))
+    assert [adapter.adapter for adapter in fleet] == ["a", "b", "here"]
+
+
+def test_the_last_scrape_counts_not_the_growth(tmp_path):
+    before, after = tmp_path / "before.txt", tmp_path / "after.txt"
+    before.write_text(COUNTS + info("was-here", at="100") + info("stays", at="300"))
+    after.write_text(
+        COUNTS.replace(" 100\n", " 150\n", 1)
+        + info("was-here", at="100")
+        + info("stays", at="300.5")
+        + info("a", at="300.25")
+    )
+    window = read_window([str(before), str(after)], 10.0)
+    fleet, _ = fleet_from_vllm(models(tmp_path), window, RANKS, UNIFORM)
+    assert [adapter.adapter for adapter in fleet] == ["a", "b", "stays"]
+    assert fleet.rate_rps == pytest.approx(5.0, rel=1e-5)
+
+
+def listing(*names):
+    base = {"id": "base", "root": "meta/llama", "parent": None}
+    return {"data": [base, *({"id": name, "parent": "base"} for name in names)]}
+
+
+@pytest.mark.parametrize(
+    ("listed", "running", "added"),
+    [
+        (["a,b", "c"], "a,b,c", []),
+        (["a,b", "c"], "c,a,b,d", ["d"]),
+        # All is known one way only: a and b,c, never a,b and an unknown c.
+        (["a,b", "a", "b,c"], "a,b,c", []),
+        (["a,,b"], "a,,b", []),
+        (["a"], ",a,, ,", []),
+        (["a"], "base,a", []),
+        (["a,b"], "b,a", ["a", "b"]),
+        (["a", "a,b,c,d"], "a,b,c", ["b", "c"]),
+    ],
+)
+def test_names_with_commas_are_told_by_what_is_listed(tmp_path, listed, running, added):
+    fleet, _ = from_vllm(tmp_path, info(running), listing(*listed))
+    assert sorted(a.adapter for a in fleet) == sorted([*listed, *added])
+
+
+def test_a_server_that_lists_none_may_still_show_some(tmp_path):
+    served = models(tmp_path, listing())
+    assert dict(served.adapters) == {}
+    fleet, _ = from_vllm(tmp_path, info("only-seen"), listing())
+    assert [(a.adapter, a.path) for a in fleet] == [("only-seen", None)]
+    with pytest.raises(InputError, match="start it with --lora-modules") as caught:
+        from_vllm(tmp_path, "", listing())
+    assert caught.value.value == "base"
+    assert caught.value.file.endswith("models.json")
+
+
+@pytest.mark.parametrize("name", ["a\\nb", " blank", "\x1b[2J", "a\u2028b"])
+def test_a_name_seen_that_cannot_be_one_is_refused(tmp_path, name):
+    with pytest.raises(InputError) as caught:
+        from_vllm(tmp_path, info(name))
+    assert (caught.value.file, caught.value.place) == ("saved.txt", "vllm:lora_requests_info")
+
+
+def test_a_long_hostile_label_is_read_in_time():
+    started = time.monotonic()
+    known = [",".join("x" * n) for n in range(1, 200)]
+    assert len(names_in(",".join("x" * 1500), known)) < 200
+    assert names_in("," * 100_000) == ()
+    assert time.monotonic() - started < 20
+
+
+def test_slots_are_read_where_they_are_a_number():
+    assert lora_slots({"max_lora": "4"}) == 4
+    for text in ("", "four", "-1", "²"):
+        assert lora_slots({"max_lora": text}) is None
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -354,10 +484,10 @@ def server():
 def test_a_running_server_is_scraped_twice(server, monkeypatch):
     monkeypatch.setenv("LORAPACK_API_KEY", "secret")
     served = read_models(f"{server}/v1/models")
-    grown, seconds = read_window([f"{server}/metrics"], 0.05)
-    assert 0.05 <= seconds < 5
-    fleet, _ = fleet_from_vllm(served, grown, seconds, RANKS, Popularity("uniform", 0.0))
-    assert fleet.rate_rps == pytest.approx(10 / seconds, rel=1e-5)
+    window = read_window([f"{server}/metrics"], 0.05)
+    assert 0.05 <= window.seconds < 5
+    fleet, _ = fleet_from_vllm(served, window, RANKS, Popularity("uniform", 0.0))
+    assert fleet.rate_rps == pytest.approx(10 / window.seconds, rel=1e-5)
     assert fleet["a"].prompt_tokens == 100.0
 
 

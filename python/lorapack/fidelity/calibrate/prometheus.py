@@ -9,6 +9,7 @@ Names of metrics differ between engine versions; both are known.
 from __future__ import annotations
 
 import json
+import math
 import re
 import urllib.error
 import urllib.parse
@@ -21,6 +22,7 @@ from typing import Any
 import polars as pl
 
 from lorapack.errors import InputError
+from lorapack.fleet import lora_requests_info
 
 GAUGES: Mapping[str, tuple[str, ...]] = {
     "running": ("vllm:num_requests_running",),
@@ -31,9 +33,8 @@ GAUGES: Mapping[str, tuple[str, ...]] = {
 }
 """Column -> names of its metric in vLLM 0.8.5 and 0.33."""
 
-ADAPTERS = "vllm:lora_requests_info"
 CACHE = "vllm:cache_config_info"
-"""Metrics whose labels are the message."""
+"""A metric whose labels are the message."""
 
 SCRAPE = re.compile(r"#\s*scrape\s+([0-9.]+)")
 SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+(\d+))?\s*$")
@@ -65,7 +66,9 @@ class Samples:
     block_size: int | None = None
 
     def add(self, metric: str, labels: Mapping[str, str], time_s: float, value: float) -> None:
-        """Takes one sample; metrics of no use are dropped."""
+        """Takes one sample; metrics of no use are dropped, and so is what is not finite."""
+        if not (math.isfinite(time_s) and math.isfinite(value)):
+            return
         for column, names in GAUGES.items():
             if metric in names:
                 at = self.points.setdefault(column, {})
@@ -75,11 +78,10 @@ class Samples:
             blocks, size = labels.get("num_gpu_blocks"), labels.get("block_size")
             if blocks and size and blocks.isdigit() and size.isdigit():
                 self.block_size, self.kv_cache_tokens = int(size), int(blocks) * int(size)
-        if metric == ADAPTERS:
-            if labels.get("max_lora", "").isdigit():
-                self.max_loras = int(labels["max_lora"])
-            listed = labels.get("running_lora_adapters", "").split(",")
-            running = {adapter for adapter in listed if adapter.strip()}
+        if metric == lora_requests_info.SERIES:
+            slots = lora_requests_info.slots(labels)
+            self.max_loras = self.max_loras if slots is None else slots
+            running = lora_requests_info.names_in(labels.get(lora_requests_info.RUNNING, ""))
             if value >= self.adapters.get(time_s, (-1.0, 0))[0]:
                 self.adapters[time_s] = (value, len(running))
 
@@ -136,7 +138,7 @@ def read_server(url: str, start_s: float, end_s: float) -> Samples:
     """
     samples = Samples()
     names = [name for names in GAUGES.values() for name in names]
-    for metric in (*names, ADAPTERS, CACHE):
+    for metric in (*names, lora_requests_info.SERIES, CACHE):
         query = {"query": metric, "start": start_s, "end": end_s, "step": QUERY_STEP_S}
         address = f"{url.rstrip('/')}/api/v1/query_range?{urllib.parse.urlencode(query)}"
         if urllib.parse.urlparse(address).scheme not in ("http", "https"):
@@ -169,7 +171,7 @@ def _take_text(samples: Samples, text: str, source: str) -> None:
     for number, line in enumerate(text.splitlines(), 1):
         mark = SCRAPE.match(line)
         if mark:
-            scraped = float(mark.group(1))
+            scraped = _number(mark.group(1), source, number)
         if not line.strip() or line.startswith("#"):
             continue
         match = SAMPLE.match(line)
@@ -181,7 +183,14 @@ def _take_text(samples: Samples, text: str, source: str) -> None:
             mend = "give each sample a time, or each scrape a line `# scrape <unix seconds>`"
             raise InputError(source, f"line {number}", None, mend)
         pairs = dict(LABEL.findall(labels or ""))
-        samples.add(metric, pairs, time_s, float(value))
+        samples.add(metric, pairs, time_s, _number(value, source, number))
+
+
+def _number(text: str, source: str, line: int) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(source, f"line {line}", text, "give a number") from error
 
 
 def _column(name: str, points: Mapping[float, float]) -> pl.DataFrame:
