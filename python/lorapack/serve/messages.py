@@ -1,4 +1,9 @@
-"""What goes in and what comes out, with the fleet's own limits, so that OpenAPI tells them."""
+"""What goes in and what comes out, with the fleet's own limits, so that OpenAPI tells them.
+
+Where the library itself refuses best (it names the mend), the schema says the rule and pydantic
+does not check it: which letters a name may hold, which methods there are. What JSON Schema has no
+word for stands in the descriptions: that no two adapters have one name.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +21,23 @@ from lorapack.fleet.adapter import (
     Adapter,
 )
 from lorapack.fleet.fleet import Fleet
+from lorapack.packer.methods import METHODS
 
 LARGEST_FLEET = 20_000
 """Adapters a request may hold."""
 
 Tokens = Annotated[float, Field(ge=1, le=LARGEST_TOKENS)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+
+_UNPRINTED = r"\u0000-\u001f\u007f-\u009f\u2028\u2029\ufeff"
+_BLANKS = r"\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
+CLEAN_TEXT = rf"^[^{_UNPRINTED}{_BLANKS}]([^{_UNPRINTED}]*[^{_UNPRINTED}{_BLANKS}])?$"
+"""`lorapack.fleet.adapter.is_clean_text` as a regular expression of JSON Schema's (ECMA 262)."""
+
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=300),
+    Field(json_schema_extra={"pattern": CLEAN_TEXT}),
+]
 
 
 def _whole(value: object) -> object:
@@ -64,8 +80,12 @@ class AdapterRow(Strict):
 class FleetMessage(Strict):
     """A fleet and the profile it is to be served with."""
 
-    adapters: list[AdapterRow] = Field(min_length=1, max_length=LARGEST_FLEET)
-    profile: Name | None = Field(None, description="A profile of /healthz; left out: the first.")
+    adapters: list[AdapterRow] = Field(
+        min_length=1, max_length=LARGEST_FLEET, description="No two of one name."
+    )
+    profile: str | None = Field(
+        None, max_length=300, description="A profile of /healthz; left out: the first."
+    )
 
     def fleet(self) -> Fleet:
         """The rows as a fleet.
@@ -84,7 +104,7 @@ class PackRequest(FleetMessage):
     rate_headroom: float = Field(0.1, ge=0, le=10)
     gpus: Gpus | None = Field(None, description="GPUs to use at most.")
     objective: Literal["gpus", "latency", "cost"] = "gpus"
-    method: Name = "greedy"
+    method: str = Field("greedy", json_schema_extra={"enum": list(METHODS)})
     strict: bool = False
     seed: Seed = 0
     n_seeds: Seeds = Field(3, description="Fresh seeds that verify every GPU.")
