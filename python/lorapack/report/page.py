@@ -49,6 +49,23 @@ class Section:
     figures: Sequence[Figure]
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What is known of a plan.
+
+    Attributes:
+        badge: In a word or two.
+        kind: Which colours the badge has.
+        remark: What that means for the service level.
+        how: How it was found.
+    """
+
+    badge: str
+    kind: str
+    remark: str
+    how: str
+
+
 def render(sources: Sources, timeline: Timeline | None = None) -> str:
     """Makes the page.
 
@@ -68,6 +85,7 @@ def render(sources: Sources, timeline: Timeline | None = None) -> str:
     return template.render(
         title=_title(plan),
         plan=plan,
+        standing=_standing(plan) if plan else None,
         facts=_facts(plan, sources) if plan else [],
         promises=_promises(plan) if plan else [],
         rooms=rooms,
@@ -127,15 +145,28 @@ def _title(plan: Plan | None) -> str:
     if plan is None:
         return "lorapack report"
     names = {row.adapter for gpu in plan.gpus for row in gpu.adapters}
-    gpus = "1 GPU serves" if plan.n_gpus == 1 else f"{plan.n_gpus} GPUs serve"
-    return f"{gpus} {len(names):,} adapters"
+    gpus = "1 GPU" if plan.n_gpus == 1 else f"{plan.n_gpus} GPUs"
+    if not plan.verified:
+        return f"{gpus} for {len(names):,} adapters"
+    return f"{gpus} {'serves' if plan.n_gpus == 1 else 'serve'} {len(names):,} adapters"
 
 
-def _standing(plan: Plan) -> str:
+def _standing(plan: Plan) -> Standing:
     """What is known of the service level."""
     if plan.verified:
-        return "held on every seed"
-    return "not held" if plan.simulated else "predicted, not simulated"
+        return Standing("verified", "good", "held on every seed", _re_simulated(plan))
+    if plan.simulated:
+        return Standing("not verified", "bad", "not held", _re_simulated(plan))
+    how = "by prediction alone: no GPU of it was simulated"
+    if any(gpu.simulated for gpu in plan.gpus):
+        how = "some GPUs re-simulated, the rest predicted"
+    return Standing("predicted", "warn", "predicted, not simulated", how)
+
+
+def _re_simulated(plan: Plan) -> str:
+    counts = sorted({len(gpu.seeds) for gpu in plan.gpus})
+    seeds = " or ".join(map(str, counts))
+    return f"every GPU re-simulated on {seeds} fresh {'seed' if counts == [1] else 'seeds'}"
 
 
 def _facts(plan: Plan, sources: Sources) -> list[tuple[str, str, str]]:
@@ -143,24 +174,54 @@ def _facts(plan: Plan, sources: Sources) -> list[tuple[str, str, str]]:
     rate = sum(row.rate_rps for gpu in plan.gpus for row in gpu.adapters)
     names = {row.adapter for gpu in plan.gpus for row in gpu.adapters}
     facts = [
-        ("GPUs", f"{plan.n_gpus:,}", f"no plan needs fewer than {plan.lower_bound:.2f}"),
+        ("GPUs", f"{plan.n_gpus:,}", _bounds(plan)),
         ("Adapters", f"{len(names):,}", f"{len(names) / plan.n_gpus:.1f} a GPU"),
         ("Load", f"{rate:,.4g}/s", f"requests, planned with {plan.rate_headroom:.0%} headroom"),
-        ("Service level", plan.slo, _standing(plan)),
+        ("Service level", plan.slo, _standing(plan).remark),
     ]
     if plan.cost_per_hour is not None:
         facts.append(("Cost", f"{plan.cost_per_hour:,.2f}/h", "USD, all GPUs"))
     if plan.kwh_per_hour is not None:
         facts.append(("Power", f"{plan.kwh_per_hour:,.2f} kW", "all GPUs under load"))
+    return [*facts, *_saved(plan, sources.comparison)]
+
+
+def _bounds(plan: Plan) -> str:
+    """How few any plan could need: what is proven, and what is thought."""
+    proven = f"no plan needs fewer than {plan.bound.get('true', plan.lower_bound):.2f}"
+    if (estimate := plan.bound.get("estimate")) is None:
+        return proven
+    return f"{proven}; by estimate than {estimate:.2f}"
+
+
+def _saved(plan: Plan, comparison: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Against the baselines as they are (their own slots), of those that hold: least and most."""
     others = [
-        row["n_gpus"]
-        for row in sources.comparison
-        if row.get("verified") and row.get("n_gpus") and row["method"] != plan.method
+        row
+        for row in comparison
+        if row.get("verified")
+        and row.get("n_gpus")
+        and row["method"] != plan.method
+        and row.get("slots", "own") == "own"
     ]
-    if others:
-        saved = max(others) - plan.n_gpus
-        facts.append(("Saved", f"{saved:,} GPUs", "against the largest baseline that holds"))
-    return facts
+    if not others:
+        return []
+    saved = [row["n_gpus"] - plan.n_gpus for row in others]
+    remark = f"against {len(others)} baselines that hold"
+    most = max(others, key=lambda row: row["n_gpus"])
+    parts = [
+        f"{most[key] - ours:,.4g} {unit}"
+        for key, ours, unit in (
+            ("cost_per_hour", plan.cost_per_hour, "USD/h"),
+            ("kwh_per_hour", plan.kwh_per_hour, "kW"),
+        )
+        if most.get(key) is not None and ours is not None
+    ]
+    if parts and max(saved) > 0:
+        remark += f", up to {' and '.join(parts)}"
+    few, many = min(saved), max(saved)
+    amount = f"{many:,}" if few == many else f"{few:,} to {many:,}"
+    return [("GPUs saved", amount, remark)]
 
 
 def _promises(plan: Plan) -> list[tuple[str, str]]:
@@ -172,8 +233,12 @@ def _promises(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _evidence(gpu: PlannedGpu) -> dict[str, Any]:
-    """One row of the evidence table; what the plan does not say stays blank."""
+    """One row of the evidence table; what the plan does not say stays blank.
+
+    Of a GPU that was not simulated it tells what was predicted.
+    """
     violations = gpu.twin.get("violations") or []
+    told = gpu.twin if gpu.simulated else gpu.predicted
     return {
         "gpu": gpu.gpu,
         "n_adapters": len(gpu.adapters),
@@ -181,13 +246,14 @@ def _evidence(gpu: PlannedGpu) -> dict[str, Any]:
         "slots": gpu.engine["max_loras"],
         "rank": gpu.engine["max_lora_rank"],
         "kv_cache_tokens": gpu.memory.get("kv_cache_tokens"),
-        "kv_usage_max": gpu.twin.get("kv_usage_max"),
-        "served_fraction": gpu.twin.get("served_fraction"),
-        "ttft_p99_ms": gpu.twin.get("ttft_p99_ms"),
-        "throughput_tps": gpu.twin.get("throughput_tps"),
-        "adapter_loads": gpu.twin.get("adapter_loads"),
-        "preemptions": gpu.twin.get("preemptions"),
-        "margin": gpu.margin,
+        "kv_usage_max": told.get("kv_usage_max"),
+        "served_fraction": told.get("served_fraction"),
+        "ttft_p99_ms": told.get("ttft_p99_ms"),
+        "throughput_tps": told.get("throughput_tps"),
+        "adapter_loads": told.get("adapter_loads"),
+        "preemptions": told.get("preemptions"),
+        "simulated": gpu.simulated,
+        "margin": gpu.margin if gpu.simulated else None,
         "failing_probability": gpu.failing_probability,
         "n_seeds": len(gpu.seeds),
         "violations": [str(violation) for violation in violations],

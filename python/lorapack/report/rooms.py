@@ -14,8 +14,8 @@ from lorapack.packer.plan import PlannedAdapter, PlannedGpu
 WIDTH, HEIGHT = 320.0, 190.0
 """A room in the drawing's own units."""
 
-_LABEL_WIDTH, _LABEL_HEIGHT = 24.0, 15.0
-_LETTER_WIDTH = 5.6
+_LABEL_WIDTH, _LABEL_HEIGHT = 28.0, 18.0
+_LETTER_WIDTH = 6.7
 _LEAST_LETTERS = 10
 """A name cut shorter than this tells nothing: fleets' names begin alike."""
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorapack.errors import InputError
-from lorapack.report import Sources, page, read_sources, render
+from lorapack.report import Sources, figures, page, read_sources, render
 from lorapack.report.rooms import HEIGHT, WIDTH, room_of, squarified
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -140,6 +140,120 @@ def test_a_plan_that_says_little_is_still_drawn(plan):
     bare = replace(plan.gpus[0], memory={}, twin={}, predicted={}, seeds=(), margin=0.0)
     tree = parsed(render(Sources(plan=replace(plan, gpus=(bare,), cost_per_hour=None))))
     assert "gpu-0" in tree.text
+
+
+def predicted(plan):
+    """The same by prediction alone."""
+    from dataclasses import replace
+
+    told = {"served_fraction": 0.987, "ttft_p99_ms": 345.0, "throughput_tps": 8765.0}
+    gpus = tuple(
+        replace(gpu, twin={}, seeds=(), margin=0.0, failing_probability=None, predicted=told)
+        for gpu in plan.gpus
+    )
+    return replace(plan, verified=False, gpus=gpus)
+
+
+def test_a_predicted_plan_claims_no_simulation(plan):
+    tree = parsed(render(Sources(plan=predicted(plan))))
+    text = " ".join(tree.text.split())
+    assert "by prediction alone: no GPU of it was simulated" in text
+    assert "2 GPUs for 45 adapters" in text
+    for claim in ("re-simulated", "fresh seed", "verified", "Promise", "Filled", "hatched"):
+        assert claim not in text, claim
+    badges = [a["class"] for _, a in tree.seen if "badge" in (a.get("class") or "")]
+    assert badges == ["badge warn"] * 5  # the plan, two rooms, two rows of evidence
+    assert "98.7%" in text
+    assert "345" in text
+
+
+def test_a_plan_of_which_a_part_was_simulated_says_so(plan):
+    from dataclasses import replace
+
+    mixed = replace(plan, verified=False, gpus=(plan.gpus[0], *predicted(plan).gpus[1:]))
+    text = parsed(render(Sources(plan=mixed))).text
+    assert "some GPUs re-simulated, the rest predicted" in text
+    assert "Filled" in text
+
+
+def test_a_simulated_plan_that_does_not_hold_is_not_called_verified(plan):
+    from dataclasses import replace
+
+    twin = {**plan.gpus[0].twin, "violations": ["served 0.9 < 0.98"]}
+    broken = replace(plan, verified=False, gpus=(replace(plan.gpus[0], twin=twin), plan.gpus[1]))
+    text = parsed(render(Sources(plan=broken))).text
+    assert "every GPU re-simulated on 3 fresh seeds" in text
+    assert "not verified" in text
+    assert "served 0.9 < 0.98" in text
+
+
+def test_only_the_proven_bound_is_called_one(plan):
+    from dataclasses import replace
+
+    both = replace(plan, lower_bound=1.9, bound={"true": 1.43, "estimate": 1.9})
+    text = parsed(render(Sources(plan=both))).text
+    assert "no plan needs fewer than 1.43; by estimate than 1.90" in text
+
+
+def method(name, slots, n_gpus, verified=True):
+    return {
+        "method": name,
+        "slots": slots,
+        "n_gpus": n_gpus,
+        "verified": verified,
+        "cost_per_hour": 2.95 * n_gpus,
+        "kwh_per_hour": 0.7 * n_gpus,
+    }
+
+
+METHODS = [
+    method("greedy", "own", 2),
+    method("random", "own", 7),
+    method("random", "ours", 3),
+    method("least", "own", 3),
+    method("broken", "own", 1, verified=False),
+]
+
+
+def test_savings_are_against_baselines_that_hold_with_their_own_slots(plan):
+    text = parsed(render(Sources(plan=plan, comparison=METHODS))).text
+    assert "1 to 5" in text
+    assert "against 2 baselines that hold, up to 14.75 USD/h and 3.5 kW" in text
+    alone = parsed(render(Sources(plan=plan, comparison=METHODS[:1]))).text
+    assert "GPUs saved" not in alone
+
+
+def test_a_method_s_two_bars_stand_side_by_side():
+    figure = figures.savings(METHODS)
+    for layer in figure.spec["layer"]:
+        assert layer["encoding"]["yOffset"]["field"] == "slots"
+    (data,) = figure.spec["datasets"].values() if "datasets" in figure.spec else [None]
+    rows = data or figure.spec["data"]["values"]
+    assert [(row["method"], row["slots"], row["n_gpus"]) for row in rows if row["n_gpus"] > 2] == [
+        ("random", "own", 7),
+        ("random", "ours", 3),
+        ("least", "own", 3),
+    ]
+    kinds = {row["method"]: row["bar"] for row in rows}
+    assert kinds["greedy"] == "slots as greedy chooses them"
+    assert kinds["broken"] == "breaks its service level"
+
+
+def test_a_wide_frontier_has_logarithmic_axes_and_survives_zeros():
+    import polars as pl
+
+    frame = pl.DataFrame(
+        {
+            "n_adapters": [8, 512, 4],
+            "offered_tps": [1e2, 1e5, 0.0],
+            "served_fraction": [1.0, 0.5, 1.0],
+        }
+    )
+    encoding = figures.frontier(frame).spec["encoding"]
+    assert encoding["x"]["scale"]["type"] == encoding["y"]["scale"]["type"] == "log"
+    assert figures.frontier(frame.filter(pl.col("offered_tps") == 0)) is None
+    narrow = figures.frontier(frame.head(1)).spec["encoding"]
+    assert "type" not in narrow["x"]["scale"]
 
 
 def test_two_plans_are_refused(folder):

@@ -32,5 +32,11 @@ def test_what_never_happened_is_not_drawn(line):
     assert ("timeline-preemptions" in keys) == (line.result.preemptions > 0)
 
 
+def test_all_figures_share_one_time_axis(line):
+    drawn = figures.timeline(line)
+    domains = [figure.spec["encoding"]["x"]["scale"]["domain"] for figure in drawn]
+    assert domains == [[0, 120.0]] * len(drawn)
+
+
 def test_the_busiest_gpu_has_the_least_margin(plan):
     assert timeline.busiest(plan).gpu == "gpu-0"
