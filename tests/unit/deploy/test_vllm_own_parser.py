@@ -46,7 +46,6 @@ class OwnParser:
             env={
                 **os.environ,
                 "CUDA_VISIBLE_DEVICES": "",
-                "HF_HUB_OFFLINE": "1",
                 "VLLM_NO_USAGE_STATS": "1",
                 "VLLM_LOGGING_LEVEL": "ERROR",
             },

@@ -16,7 +16,18 @@ ANSWERS = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # vLLM logs to stdout
 
 
+def without_a_gpu():
+    """What `vllm bench` does where there is none: 0.33 builds no parser for no platform at all."""
+    from vllm import platforms
+
+    if not platforms.current_platform.device_type:
+        from vllm.platforms.cpu import CpuPlatform
+
+        platforms.current_platform = CpuPlatform()
+
+
 def own_parser():
+    without_a_gpu()
     from vllm.entrypoints.cli.serve import cmd_init
 
     try:
