@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """A Python that has vLLM: ``LORAPACK_VLLM_PYTHON``, else this one; skips aloud without it."""
+    python = os.environ.get("LORAPACK_VLLM_PYTHON", sys.executable)
+    seek = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+    if subprocess.run([python, "-c", seek], check=False).returncode != 0:
+        pytest.skip("VLLM ABSENT: nothing was held against vLLM itself (CONTRIBUTING.md)")
+    return python
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "Gemma3ForConditionalGeneration": Family(
             norms=4, head_norms=2, ties_embeddings=True, defaults=_GEMMA3_DEFAULTS
         ),
-        "Phi3ForCausalLM": Family(packed_as_one=True),
+        "Phi3ForCausalLM": Family(
+            packed_as_one=True,
+            embedding_lora=("vllm-0.8.5", "vllm-0.33"),  # inherited from the Llama class
+        ),
     }
 )
 """Architectures that lorapack knows, by the class name in the config."""

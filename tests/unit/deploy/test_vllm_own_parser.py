@@ -1,7 +1,6 @@
 """Scripts are read back by vLLM's own argument parser, where there is a vLLM: no GPU is needed.
 
-vLLM is sought in the Python that ``LORAPACK_VLLM_PYTHON`` names, else in this one. Read with
-vllm 0.8.5.post1 and 0.33.0 (CONTRIBUTING.md says how).
+CONTRIBUTING.md says how to give it one. Read so with vllm 0.8.5.post1 and 0.33.0.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ import pytest
 from lorapack.deploy import DeploySettings, assemble
 
 HELPER = Path(__file__).with_name("vllm_parser.py")
-SEEK = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
 
 SETTINGS = (
     "max_model_len",
@@ -68,11 +65,8 @@ class OwnParser:
 
 
 @pytest.fixture(scope="module")
-def own_parser(tmp_path_factory):
-    python = os.environ.get("LORAPACK_VLLM_PYTHON", sys.executable)
-    if subprocess.run([python, "-c", SEEK], check=False).returncode != 0:
-        pytest.skip("VLLM ABSENT: no command line was read by vLLM's own parser")
-    parser = OwnParser(python, tmp_path_factory.mktemp("vllm") / "complaints")
+def own_parser(vllm_python, tmp_path_factory):
+    parser = OwnParser(vllm_python, tmp_path_factory.mktemp("vllm") / "complaints")
     yield parser
     parser.running.stdin.close()
     parser.running.wait(60)

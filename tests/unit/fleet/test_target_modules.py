@@ -1,6 +1,8 @@
 """Which adapters an engine version refuses for their modules, by the base model's class."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 from peft_folders import tensors_of, write_adapter
@@ -10,7 +12,7 @@ from lorapack.errors import InputError
 from lorapack.fleet.from_peft import read_peft_folders, taken_by
 from lorapack.fleet.peft_adapter import read_peft_adapter
 from lorapack.fleet.target_modules import lora_modules
-from lorapack.profile.model_shape import ModelShape
+from lorapack.profile.model_shape import FAMILIES, ModelShape
 
 SIZES = {
     "name": "small",
@@ -91,6 +93,7 @@ def test_phi3_takes_the_fused_names_and_no_others(tmp_path):
     [
         ("LlamaForCausalLM", set()),
         ("GraniteForCausalLM", set()),
+        ("Phi3ForCausalLM", set()),
         ("MistralForCausalLM", {"vllm-0.33"}),
         ("Qwen3ForCausalLM", {"vllm-0.8.5"}),
         ("Qwen2ForCausalLM", {"vllm-0.8.5", "vllm-0.33"}),
@@ -100,10 +103,25 @@ def test_phi3_takes_the_fused_names_and_no_others(tmp_path):
 )
 @pytest.mark.parametrize(("module", "held"), [("lm_head", HEAD), ("embed_tokens", EMBEDDING)])
 def test_the_embeddings_are_taken_by_class_and_version(tmp_path, architecture, by, module, held):
-    refused = refusals(tmp_path, architecture, {**tensors(ATTENTION), **held})
+    refused = refusals(tmp_path, architecture, {**tensors({"o_proj": (64, 64)}), **held})
     assert set(refused) == by
     for reasons in refused.values():
         assert reasons[0].startswith(f"target modules {module}: {architecture} takes q_proj")
+
+
+def test_modules_are_those_of_vllm_s_own_classes(vllm_python):
+    helper = Path(__file__).with_name("vllm_classes.py")
+    done = subprocess.run(
+        [vllm_python, str(helper), *FAMILIES], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout)
+    release = tuple(map(int, said["version"].split(".")[:2]))
+    engine = "vllm-0.8.5" if release < (0, 33) else "vllm-0.33"
+    for architecture, named in said["classes"].items():
+        known = set(lora_modules(model_of(architecture), engine))
+        assert {part for parts in named["packed"].values() for part in parts} <= known
+        assert known & {"embed_tokens", "lm_head"} == set(named["embeddings"]), architecture
 
 
 def test_a_vision_tower_s_modules_are_taken_where_there_is_one(tmp_path):
