@@ -1,8 +1,6 @@
 """Which adapters an engine version refuses for their modules, by the base model's class."""
 
 import json
-import subprocess
-from pathlib import Path
 
 import pytest
 from peft_folders import tensors_of, write_adapter
@@ -12,7 +10,7 @@ from lorapack.errors import InputError
 from lorapack.fleet.from_peft import read_peft_folders, taken_by
 from lorapack.fleet.peft_adapter import read_peft_adapter
 from lorapack.fleet.target_modules import lora_modules
-from lorapack.profile.model_shape import FAMILIES, ModelShape
+from lorapack.profile.model_shape import ModelShape
 
 SIZES = {
     "name": "small",
@@ -107,21 +105,6 @@ def test_the_embeddings_are_taken_by_class_and_version(tmp_path, architecture, b
     assert set(refused) == by
     for reasons in refused.values():
         assert reasons[0].startswith(f"target modules {module}: {architecture} takes q_proj")
-
-
-def test_modules_are_those_of_vllm_s_own_classes(vllm_python):
-    helper = Path(__file__).with_name("vllm_classes.py")
-    done = subprocess.run(
-        [vllm_python, str(helper), *FAMILIES], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout)
-    release = tuple(map(int, said["version"].split(".")[:2]))
-    engine = "vllm-0.8.5" if release < (0, 33) else "vllm-0.33"
-    for architecture, named in said["classes"].items():
-        known = set(lora_modules(model_of(architecture), engine))
-        assert {part for parts in named["packed"].values() for part in parts} <= known
-        assert known & {"embed_tokens", "lm_head"} == set(named["embeddings"]), architecture
 
 
 def test_a_vision_tower_s_modules_are_taken_where_there_is_one(tmp_path):
