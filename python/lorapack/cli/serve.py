@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import click
 
-from lorapack.cli.output import Printer, common_options
+from lorapack.cli.output import INPUT_FILE, Printer, common_options
+from lorapack.errors import InputError
+
+BACKLOG = 2048
+"""Connections that may wait to be taken, as uvicorn's own sockets have."""
 
 
 @click.command(
@@ -26,6 +31,13 @@ from lorapack.cli.output import Printer, common_options
     "profile_names",
     multiple=True,
     help="Profile name or .toml path to answer for; may be given again.  [default: all built in]",
+)
+@click.option(
+    "--predictor",
+    "models",
+    multiple=True,
+    type=INPUT_FILE,
+    help="Model of lorapack train for /predict; may be given again.  [default: the built-in ones]",
 )
 @click.option(
     "--jobs", type=click.IntRange(1), help="Threads a pack may use.  [default: all cores]"
@@ -71,4 +83,19 @@ def command(
         packs_at_once=packs_at_once,
     )
     level = "warning" if out.quiet or out.json else "info"
-    uvicorn.run(create_app(settings), host=host, port=port, log_level=level)
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level=level))
+    with _listening(host, port) as listening:
+        address, taken = listening.getsockname()[:2]
+        url = f"http://[{address}]:{taken}" if ":" in address else f"http://{address}:{taken}"
+        out.result({"url": url, "profiles": list(names)}, url)
+        server.run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket taken before anything is answered, so that port 0 can be told."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        mend = f"cannot be listened on ({error.strerror or error}): give another --host or --port"
+        raise InputError("serve", "address", f"{host}:{port}", mend) from error

@@ -1,5 +1,6 @@
 """The command line's frame: lazy, quick, with hints, honest exit codes, a pipe that may close."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -174,3 +175,15 @@ def test_quiet_says_nothing(tmp_path):
     (tmp_path / "fleet.csv").write_text("adapter,rank,rate_rps\na,8,1\n")
     done = CliRunner().invoke(main.cli, ["fleet", "show", str(tmp_path / "fleet.csv"), "--quiet"])
     assert (done.exit_code, done.output) == (0, "")
+
+
+@pytest.mark.parametrize(("path", "command"), LEAVES, ids=["-".join(path) for path, _ in LEAVES])
+def test_every_command_takes_what_its_options_give(path, command):
+    """A parameter without an option, or the reverse, would be found only when somebody runs it."""
+    given = {one.name for one in command.params if one.expose_value}
+    given = given - {"as_json", "quiet"} | {"out"}
+    taken = inspect.signature(command.callback).parameters.values()
+    wanted = {one.name for one in taken if one.kind is not one.VAR_KEYWORD}
+    assert wanted - given <= {"ctx"}, path
+    if not any(one.kind is one.VAR_KEYWORD for one in taken):
+        assert given <= wanted, path
