@@ -163,15 +163,21 @@ class Guide:
             sums.add(self._work(item, rank))
         return sums, sum(not item.load.is_base for item in items)
 
-    def _figure(self, sums: WorkSums, rule: SlotRule, n: int, rank: int) -> float:
-        """The load; where slots do not suffice, by how much, past any limit on loads."""
-        slots = rule.slots(n, self._limit(rank)) if n else 0
+    def load_and_pressure(
+        self, sums: WorkSums, slots: int, n: int, rank: int
+    ) -> tuple[float, float]:
+        """The load with so many slots, and the pressure on them: none with a slot each."""
         row = self._physics_at(rank).features(
             sums, max_loras=slots, kv_cache_tokens=self._kv_cache_tokens(slots, rank)
         )[0]
         # With a slot each nobody waits for one, however busy they are.
-        waits = slots < n and row[PRESSURE] > MOST_PRESSURE
-        return SHORT_OF_SLOTS * float(row[PRESSURE]) if waits else float(row[LOAD])
+        return float(row[LOAD]), float(row[PRESSURE]) if slots < n else 0.0
+
+    def _figure(self, sums: WorkSums, rule: SlotRule, n: int, rank: int) -> float:
+        """The load; where slots do not suffice, by how much, past any limit on loads."""
+        slots = rule.slots(n, self.slot_limit(rank)) if n else 0
+        load, pressure = self.load_and_pressure(sums, slots, n, rank)
+        return load if pressure <= MOST_PRESSURE else SHORT_OF_SLOTS * pressure
 
     def _work(self, item: Item, rank: int) -> Work:
         key = (item.name, item.load.rate_rps, rank)
@@ -184,7 +190,8 @@ class Guide:
             self._physics[rank] = Physics.of(self.profile, max_lora_rank=rank)
         return self._physics[rank]
 
-    def _limit(self, rank: int) -> int:
+    def slot_limit(self, rank: int) -> int:
+        """The most slots of a rank with which the engine starts."""
         if rank not in self._limits:
             self._limits[rank] = self.evaluator.slot_limit(self.profile, rank)
         return self._limits[rank]
@@ -193,7 +200,7 @@ class Guide:
         """KV capacity: exact at every so many slots, straight between."""
         below = slots - slots % SLOT_GRID
         low = self._exact_tokens(below or min(slots, 1), rank)
-        if slots == below or below + SLOT_GRID > self._limit(rank):
+        if slots == below or below + SLOT_GRID > self.slot_limit(rank):
             return low if slots == below else self._exact_tokens(slots, rank)
         high = self._exact_tokens(below + SLOT_GRID, rank)
         return low + (high - low) * (slots - below) // SLOT_GRID

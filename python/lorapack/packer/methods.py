@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from lorapack.errors import InputError, did_you_mean
+from lorapack.packer.balance import Balance
 from lorapack.packer.baselines import (
     aibrix_binpack,
     dlora_proactive,
@@ -20,10 +21,11 @@ from lorapack.packer.baselines import (
 )
 from lorapack.packer.baselines.ground import Baseline, Ground
 from lorapack.packer.bound import request_prices_s
+from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.greedy import Greedy
 from lorapack.packer.greedy_paper import GreedyPaper
 from lorapack.packer.placement import item_order
-from lorapack.packer.predicted import PredictedJudge
+from lorapack.packer.predicted import PredictedJudge, PredictedSlots
 from lorapack.packer.quick_fill import QuickFill, is_plain
 
 if TYPE_CHECKING:
@@ -60,14 +62,15 @@ def greedy(
     steer: Judges,
     settings: Settings,
 ) -> list[GpuPlacement]:
-    """`greedy` (ours): filled to the limit by the twin, then spread over the GPUs there are to be.
+    """`greedy` (ours): filled to the limit, then spread over the GPUs there are to be.
 
     For the fewest GPUs those are as many as were filled; for `latency` all of `n_gpus`; and
     `spare_gpus` more, so that what is lost fits in the rest.
     """
-    if isinstance(steer.level, PredictedJudge) and is_plain(problem, kinds, items):
-        quick = QuickFill(kinds[0], steer.level, steer.slo, settings.seed_margin)
-        return quick.place(items, problem.n_gpus)
+    if is_plain(problem, kinds, items):
+        placed = _placed_quickly(problem, kinds[0], items, steer, settings)
+        if placed is not None:
+            return placed
     packer = Greedy(
         kinds,
         steer.level,
@@ -76,13 +79,29 @@ def greedy(
         by_price=problem.objective == "cost",
         advance=lambda done: settings.progress("filling GPUs", done),
     )
-    if problem.objective != "latency" and not problem.spare_gpus:
+    more = settings.more_gpus + problem.spare_gpus
+    if problem.objective != "latency" and not more:
         return packer.place(items, problem.n_gpus)
     full = packer.fill(sorted(items, key=item_order), problem.n_gpus)
-    fewest = len(full) + problem.spare_gpus
+    fewest = len(full) + more
     wanted = fewest if problem.objective != "latency" else max(fewest, problem.n_gpus or fewest)
     n_gpus = min(wanted, len(items))
     return packer.level(full, n_gpus) or full
+
+
+def _placed_quickly(
+    problem: Problem, kind: GpuKind, items: Sequence[Item], steer: Judges, settings: Settings
+) -> list[GpuPlacement] | None:
+    """Items that nothing binds, on GPUs of one kind; None where this knows no quicker way."""
+    if isinstance(steer.level, PredictedJudge):
+        if problem.objective == "latency" or problem.spare_gpus:
+            return None
+        slots = PredictedSlots(steer.level, kind.profile, slot_rules(steer.slo))
+        return QuickFill(kind, slots, settings.seed_margin).place(items, problem.n_gpus)
+    balance = Balance(kind, steer, settings.seed_margin)
+    if problem.objective == "latency" and problem.n_gpus is not None:
+        return balance.over(items, min(problem.n_gpus, len(items)))
+    return balance.fewest(items, problem.n_gpus, settings.more_gpus + problem.spare_gpus)
 
 
 def greedy_paper(

@@ -37,6 +37,11 @@ class Item:
         """The adapter's name; replicas of one adapter have the same."""
         return self.load.adapter
 
+    @property
+    def key(self) -> tuple[str, float]:
+        """Name and share, by which items are remembered: equal replicas are alike."""
+        return (self.load.adapter, self.share)
+
 
 @dataclass(frozen=True)
 class Running:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from lorapack.packer.greedy import Greedy, HoldsNowhere
 from lorapack.packer.methods import METHODS
+from lorapack.packer.placement import whole
+from lorapack.packer.quick_fill import is_plain
 from lorapack.packer.split import CLUMPED_CV, Alone, Split, clump_size, split
 from lorapack.packer.verify import BURSTY_CV, Judges, join
 from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel
@@ -103,6 +105,12 @@ def _joins(item: Item, gpus: list[GpuPlacement], steer: Judges) -> bool:
             gpus[index] = joined
             return True
     return False
+
+
+def is_plain_throughout(problem: Problem) -> bool:
+    """Whether nothing but the service level says who goes where, in all of a fleet."""
+    groups = _by_kinds(problem, whole(problem.fleet))
+    return all(is_plain(problem, kinds, items) for kinds, items in groups)
 
 
 @dataclass(frozen=True)

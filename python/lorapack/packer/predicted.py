@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from lorapack.packer.evaluate import SlotRule
     from lorapack.profile.memory import MemoryPlan
     from lorapack.profile.profile import Profile
     from lorapack.twin.physics import WorkSums
@@ -184,6 +185,37 @@ class PredictedJudge:
         adapters = at_rates(trial.adapters, trial.rate_factor)
         sums = sums_of(adapters, trial.profile, trial.max_lora_rank)
         return self.row(trial.profile, sums, trial.max_loras, trial.max_lora_rank)
+
+
+@dataclass(frozen=True)
+class PredictedSlots:
+    """Says by prediction with which slots a GPU holds: those of the shortest wait.
+
+    Attributes:
+        judge: Who predicts.
+        profile: Of the GPU.
+        rules: Ways to choose slots.
+    """
+
+    judge: PredictedJudge
+    profile: Profile
+    rules: Sequence[SlotRule]
+
+    def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
+        """The best number of slots; all worth trying are asked about in one batch."""
+        judge = self.judge
+        limit = judge.slot_limit(self.profile, rank) if n else 0
+        if n and not limit:
+            return None
+        choices = list(dict.fromkeys(rule.slots(n, limit) for rule in self.rules))
+        rows = np.concatenate([judge.row(self.profile, sums, slots, rank) for slots in choices])
+        told = judge.model(self.profile).predict_many(rows).tolist()
+        holding = [
+            (said.ttft_p99_ms, slots)
+            for slots, said, row in zip(choices, map(Prediction._make, told), rows, strict=True)
+            if not judge.broken(said, row, short=slots < n)
+        ]
+        return min(holding)[1] if holding else None
 
 
 def _is_for_physics(row: NDArray[np.float32]) -> bool:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from lorapack.errors import Infeasible
 from lorapack.packer.hourly import at_least, breaking_hours
 from lorapack.packer.local_search import close_gpus
+from lorapack.packer.margins import filled
 from lorapack.packer.methods import can_take_more, check_method
 from lorapack.packer.placement import counted
-from lorapack.packer.placing import Placer, judges_of, place
+from lorapack.packer.placing import Placer, is_plain_throughout, judges_of, place
 from lorapack.packer.predictions_only import predicted_placement, write_predicted
 from lorapack.packer.replan import replan
 from lorapack.packer.spare import losses_that_starve, with_room
-from lorapack.packer.verify import Judges, Proof, fragile, repair, verify
+from lorapack.packer.verify import Judges, Proof, doubt, fragile, repair, verify
 from lorapack.packer.writing import write_down
 
 if TYPE_CHECKING:
@@ -32,20 +33,23 @@ if TYPE_CHECKING:
 HOURLY_ROUNDS = 5
 """Times a plan is packed anew because a GPU would not hold in another hour."""
 
-HIGHER_MARGINS = (0.045, 0.06, 0.08)
-"""Margins tried in turn where the first proves too little."""
+FRAGILE_SHARE = 0.5
+"""Share of fragile GPUs that repairs are left to mend; where more are, one more GPU is taken."""
 
-FRAGILE_SHARE = 0.15
-"""Share of fragile GPUs that repairs are left to mend."""
+MENDABLE_SHARE = 0.1
+"""Share of fragile GPUs that are mended one by one at once."""
+
+DOUBTS = 2
+"""Times a plain fleet is placed anew, what failed counting for more."""
 
 SPARE_TRIES = 4
 """GPUs added, one by one, until the loss of the spare ones starves nobody."""
 
 MORE_TRIES = 6
-"""Times a baseline that fails verification is tried with more GPUs."""
+"""Times that more GPUs are tried where fewer fail verification."""
 
 MORE_SHARE = 0.02
-"""Share of its GPUs that it is given more each time, one at least."""
+"""Share of the GPUs that are added each time, one at least."""
 
 
 def solve(problem: Problem, settings: Settings) -> Plan:
@@ -173,26 +177,68 @@ def prove(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -
 
 
 def _prove_greedy(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
-    """Places with as much margin as the fleet's noise asks for, repairs, and closes what it can.
+    """Places, repairs, and takes one more GPU where repairs would have had to.
 
-    Where prompts are long or requests few, a few per cent more traffic is not enough to be safe on
-    another seed: the margin is raised until most GPUs are.
+    Where prompts are long or requests few, what holds on the searching seed often fails on another:
+    more than a few such GPUs are not mended one by one.
     """
-    for margin in (settings.seed_margin, *HIGHER_MARGINS):
-        chosen = replace(settings, seed_margin=margin)
-        gpus = place(problem, steer, chosen)
-        settings.progress("verifying with the twin", 0)
-        if fragile(gpus, judges) <= max(1, FRAGILE_SHARE * len(gpus)):
-            break
     placer = Placer(problem, steer, judges)
-    proof = repair(gpus, judges, steer, placer)
-    if problem.objective == "latency" or problem.spare_gpus:
+    best: Proof | None = None
+    more = 0
+    for number in range(MORE_TRIES):
+        try:
+            gpus = _settled(problem, replace(settings, more_gpus=more), steer, judges)
+        except Infeasible:
+            if best is None:
+                raise
+            break
+        more += math.ceil(MORE_SHARE * len(gpus))
+        failing = len(fragile(gpus, judges, steer))
+        if failing > max(1, FRAGILE_SHARE * len(gpus)) and number < MORE_TRIES - 1:
+            continue
+        proof = repair(gpus, judges, steer, placer)
+        if best is None or (proof.verified, -len(proof.gpus)) > (best.verified, -len(best.gpus)):
+            best = proof
+        if best.verified and len(best.gpus) <= len(gpus):
+            break
+    assert best is not None, "the last try is proven whatever came of it"
+    return best if is_plain_throughout(problem) else _closed(problem, settings, best, steer, judges)
+
+
+def _settled(
+    problem: Problem, settings: Settings, steer: Judges, judges: Judges
+) -> list[GpuPlacement]:
+    """A placement of which few GPUs are fragile, if placing anew with the doubtful ones gets there.
+
+    Every GPU of a plain fleet has some slack, which moves to where it is needed.
+    """
+    gpus = place(problem, steer, settings)
+    for _ in range(DOUBTS if is_plain_throughout(problem) else 0):
+        settings.progress("verifying with the twin", 0)
+        failing = fragile(gpus, judges, steer)
+        if len(failing) <= MENDABLE_SHARE * len(gpus):
+            break
+        doubt(failing, steer.lessons)
+        again = place(problem, steer, settings)
+        if len(again) > len(gpus):
+            break
+        gpus = again
+    return gpus
+
+
+def _closed(
+    problem: Problem, settings: Settings, proof: Proof, steer: Judges, judges: Judges
+) -> Proof:
+    """The proof with GPUs closed whose items find room elsewhere, if all that is left holds."""
+    n_gpus = len(proof.gpus)
+    held = problem.objective == "latency" or problem.spare_gpus > 0
+    if held or n_gpus == 1 or filled(proof.gpus, steer) > n_gpus - 1:
         return proof
-    closed = close_gpus(proof.gpus, steer, 1.0 + chosen.seed_margin)
-    if proof.verified and len(closed) == len(proof.gpus):
+    closed = close_gpus(proof.gpus, steer, 1.0 + settings.seed_margin)
+    if len(closed) == n_gpus:
         return proof
-    fewer = repair(closed, judges, steer, placer)
-    return fewer if fewer.verified and len(fewer.gpus) < len(proof.gpus) else proof
+    fewer = repair(closed, judges, steer, Placer(problem, steer, judges))
+    return fewer if fewer.verified and len(fewer.gpus) < n_gpus else proof
 
 
 def _check_limits(problem: Problem, gpus: Sequence[GpuPlacement]) -> None:

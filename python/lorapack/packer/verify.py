@@ -7,15 +7,17 @@ the wait is shortest, and where there is no room halves the GPU. What changed is
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
+
+from scipy.special import stdtr
 
 from lorapack.packer.evaluate import SlotSearch, slot_rules
 from lorapack.packer.placement import GpuPlacement, Item, may_join, with_one_more
 from lorapack.packer.spread import cut_evenly, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from lorapack.packer.evaluate import Evaluator
     from lorapack.twin.service_level import ServiceLevel
@@ -34,8 +36,9 @@ SHED = 0.03
 MAX_ROUNDS = 12
 """Rounds of repair before a plan is given up as it stands."""
 
-MARGINS = (*(percent / 100 for percent in range(31)), 0.35, 0.4, 0.5, 0.75, 1.0)
-"""Traffic above the planned that a GPU's margin is looked for among."""
+SAFE = 0.08
+"""A GPU that was seen to hold with this much more traffic is proven without that margin: a search's
+quarter of an hour on one seed is a few per cent off."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,23 @@ class Proof:
         return all(verdict.holds for verdict in self.verdicts)
 
 
+@dataclass
+class Lessons:
+    """What a search learns from its judges as it goes, and need not ask again.
+
+    Attributes:
+        rungs: GPU -> the rungs of `margins.LADDER` between which it was seen to break.
+        believed: Item, by its key -> by how much more it counts than physics says.
+        doubts: Item -> by how much more, still, since a GPU with it failed.
+        n_gpus: Profile -> GPUs on which its items were last found to hold.
+    """
+
+    rungs: dict[GpuPlacement, tuple[int, int]] = field(default_factory=dict)
+    believed: dict[tuple[str, float], float] = field(default_factory=dict)
+    doubts: dict[tuple[str, float], float] = field(default_factory=dict)
+    n_gpus: dict[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Judges:
     """Who judges: by the problem's level, and by `batch` for exempt clients.
@@ -67,12 +87,14 @@ class Judges:
         batch: For GPUs with exempt clients.
         slo: The level of the ordinary ones.
         batch_slo: The level of the exempt.
+        lessons: What was learnt from their answers.
     """
 
     level: Evaluator
     batch: Evaluator
     slo: ServiceLevel
     batch_slo: ServiceLevel
+    lessons: Lessons = field(default_factory=Lessons, repr=False)
 
     def of(self, gpu: GpuPlacement) -> Evaluator:
         """The one for this GPU."""
@@ -101,7 +123,7 @@ class Healer(Protocol):
 
 def verify(gpus: Sequence[GpuPlacement], judges: Judges) -> Proof:
     """Judges every GPU as it is."""
-    return Proof(tuple(gpus), tuple(_judge(gpus, judges)))
+    return Proof(tuple(gpus), tuple(_judge(gpus, judges, [1.0] * len(gpus))))
 
 
 def repair(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges, healer: Healer) -> Proof:
@@ -116,7 +138,7 @@ def repair(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges, healer: 
     current = list(gpus)
     mended = 0
     for _ in range(MAX_ROUNDS):
-        verdicts = _judge(current, judges, 1.0 + PROOF_MARGIN)
+        verdicts = _judge_with_margin(current, judges, steer)
         failing = [i for i, verdict in enumerate(verdicts) if not verdict.holds]
         if not failing:
             break
@@ -128,20 +150,40 @@ def repair(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges, healer: 
     return replace(verify(current, judges), repaired=mended)
 
 
-def fragile(gpus: Sequence[GpuPlacement], judges: Judges) -> int:
-    """How many GPUs do not hold, or would not with `PROOF_MARGIN` more traffic."""
-    verdicts = _judge(gpus, judges, 1.0 + PROOF_MARGIN)
-    return sum(
-        not verdict.holds and not gpu.exempt for gpu, verdict in zip(gpus, verdicts, strict=True)
-    )
+def fragile(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges) -> list[GpuPlacement]:
+    """Ordinary GPUs that do not hold, or would not with `PROOF_MARGIN` more traffic."""
+    verdicts = _judge_with_margin(gpus, judges, steer)
+    return [
+        gpu
+        for gpu, verdict in zip(gpus, verdicts, strict=True)
+        if not verdict.holds and not gpu.exempt
+    ]
 
 
-def _judge(gpus: Sequence[GpuPlacement], judges: Judges, rate_factor: float = 1.0) -> list[Verdict]:
+def doubt(gpus: Iterable[GpuPlacement], lessons: Lessons) -> None:
+    """Lets the items of GPUs that failed count for some more from now on."""
+    for gpu in gpus:
+        for key in {item.key for item in gpu.items}:
+            lessons.doubts[key] = lessons.doubts.get(key, 1.0) * (1.0 + SHED)
+            lessons.believed[key] = lessons.believed.get(key, 1.0) * (1.0 + SHED)
+
+
+def _judge_with_margin(
+    gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges
+) -> list[Verdict]:
+    """Judges every GPU, those that are not safe with `PROOF_MARGIN` more traffic."""
+    safe = [verdict.holds for verdict in _judge(gpus, steer, [1.0 + SAFE] * len(gpus))]
+    return _judge(gpus, judges, [1.0 if is_safe else 1.0 + PROOF_MARGIN for is_safe in safe])
+
+
+def _judge(
+    gpus: Sequence[GpuPlacement], judges: Judges, rate_factors: Sequence[float]
+) -> list[Verdict]:
     """In two calls at most, so that cores are busy."""
     verdicts: dict[int, Verdict] = {}
     for evaluator in (judges.level, judges.batch):
         mine = [i for i, gpu in enumerate(gpus) if judges.of(gpu) is evaluator]
-        answers = evaluator.judge([gpus[i].trial(rate_factor) for i in mine])
+        answers = evaluator.judge([gpus[i].trial(rate_factors[i]) for i in mine])
         verdicts.update(zip(mine, answers, strict=True))
     return [verdicts[i] for i in range(len(gpus))]
 
@@ -274,30 +316,6 @@ def join(gpu: GpuPlacement, item: Item, steer: Judges) -> GpuPlacement | None:
     return joined if steer.of(joined).judge([joined.trial()])[0].holds else None
 
 
-def rate_margins(gpus: Sequence[GpuPlacement], judges: Judges) -> list[float]:
-    """How much more traffic each GPU was seen to hold, from `MARGINS`; bisected in step.
-
-    Args:
-        gpus: The placement.
-        judges: The quick ones.
-    """
-    low = [0] * len(gpus)
-    high = [len(MARGINS)] * len(gpus)
-    while True:
-        open_ = [i for i in range(len(gpus)) if high[i] - low[i] > 1]
-        if not open_:
-            return [MARGINS[index] for index in low]
-        asked = {i: (low[i] + high[i]) // 2 for i in open_}
-        for evaluator in (judges.level, judges.batch):
-            mine = [i for i in open_ if judges.of(gpus[i]) is evaluator]
-            trials = [gpus[i].trial(1.0 + MARGINS[asked[i]]) for i in mine]
-            for i, verdict in zip(mine, evaluator.judge(trials), strict=True):
-                if verdict.holds:
-                    low[i] = asked[i]
-                else:
-                    high[i] = asked[i]
-
-
 def failing_probability(verdict: Verdict, slo: ServiceLevel) -> float:
     """Chance that one more seed breaks the level: an estimate from the spread over the seeds.
 
@@ -320,6 +338,4 @@ def failing_probability(verdict: Verdict, slo: ServiceLevel) -> float:
     spread = math.sqrt(sum((slack - mean) ** 2 for slack in slacks) / (n - 1))
     if spread == 0.0:
         return 0.0 if mean >= 0 else 1.0
-    from scipy.stats import t  # slow to import, and only proofs need it
-
-    return float(t.cdf(-mean / (spread * math.sqrt(1 + 1 / n)), n - 1))
+    return float(stdtr(n - 1, -mean / (spread * math.sqrt(1 + 1 / n))))

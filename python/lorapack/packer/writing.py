@@ -10,9 +10,10 @@ from lorapack.packer.bound import true_bound
 from lorapack.packer.dual import Surface, dual_estimate
 from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.guide import Guide
+from lorapack.packer.margins import LADDER, most_traffic
 from lorapack.packer.plan import ENGINE_KEYS, Plan, PlannedAdapter, PlannedGpu
 from lorapack.packer.problem import base_model
-from lorapack.packer.verify import MARGINS, failing_probability, rate_margins
+from lorapack.packer.verify import failing_probability, verify
 from lorapack.twin.run import run
 from lorapack.twin.trial import HOUR, scenario_of
 
@@ -49,8 +50,9 @@ def write_down(
         notes: What else was found.
     """
     names = names_of(proof.gpus)
-    margins = rate_margins(proof.gpus, steer)
-    predicted = [steer.of(gpu).judge([gpu.trial()])[0] for gpu in proof.gpus]
+    rungs = most_traffic(proof.gpus, steer)
+    margins = [round(max(LADDER[max(rung, 0)] - 1.0, 0.0), 2) for rung in rungs]
+    predicted = verify(proof.gpus, steer).verdicts
     bounds = _bounds(problem, proof, steer, margins)
     gpus = tuple(
         _planned(problem, settings, name, gpu, judges, verdict, expected, margin)
@@ -128,7 +130,7 @@ def _bounds(
     profile = problem.pool[0].profile
     guide = Guide(profile, steer.level, slot_rules(problem.slo))
     told = [
-        (gpu.items, 1.0 + next(step for step in MARGINS if step > margin))
+        (gpu.items, next(factor for factor in LADDER if factor > 1.0 + margin + 1e-9))
         for gpu, margin in ordinary
         if margin <= TELLING_MARGIN
     ]

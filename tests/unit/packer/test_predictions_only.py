@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 import lorapack as lp
 from lorapack.errors import Infeasible, InputError
 from lorapack.fleet.adapter import Adapter
+from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.placement import Item, apart, whole
 from lorapack.packer.plan import Plan
 from lorapack.packer.pool import kind_of
-from lorapack.packer.predicted import PredictedJudge
+from lorapack.packer.predicted import PredictedJudge, PredictedSlots
 from lorapack.packer.predictions_only import predicted_placement
 from lorapack.packer.problem import Problem
 from lorapack.packer.quick_fill import QuickFill
@@ -31,6 +32,10 @@ INTERACTIVE = SERVICE_LEVELS["interactive"]
 def predicted(fleet: list[Adapter], slo: str = "interactive", **options):
     problem = Problem.build(fleet, [kind_of(PROFILE)], SERVICE_LEVELS[slo], **options)
     return predicted_placement(problem, Settings(verify=False))
+
+
+def by_prediction(judge: PredictedJudge) -> PredictedSlots:
+    return PredictedSlots(judge, PROFILE, slot_rules(INTERACTIVE))
 
 
 @settings(max_examples=30, deadline=None)
@@ -72,19 +77,22 @@ def test_every_gpu_is_predicted_to_hold_with_the_seed_margin() -> None:
 def test_a_gpu_is_not_closed_while_the_next_in_line_would_hold() -> None:
     judge = PredictedJudge(INTERACTIVE)
     items = whole(Adapter(f"a{i:03d}", 16, 0.1) for i in range(500))
-    fill = QuickFill(kind_of(PROFILE), judge, INTERACTIVE, margin=0.0)
+    fill = QuickFill(kind_of(PROFILE), by_prediction(judge), margin=0.0)
     gpus = fill.fill(items, 1.0)
     assert gpus is not None
     assert len(gpus) > 1
     more = gpus[0].with_items([*gpus[0].items, gpus[1].items[0]])
-    tried = [replace(more, max_loras=r.slots(len(more.items), 9999)).trial() for r in fill.rules]
+    tried = [
+        replace(more, max_loras=r.slots(len(more.items), 9999)).trial()
+        for r in slot_rules(INTERACTIVE)
+    ]
     assert not any(verdict.holds for verdict in judge.judge(tried))
 
 
 def test_slack_is_shared_out_on_few_gpus() -> None:
     gpus, _ = predicted([Adapter(f"a{i:03d}", 16, 0.1) for i in range(300)])
     sizes = [len(gpu.items) for gpu in gpus]
-    fill = QuickFill(kind_of(PROFILE), PredictedJudge(INTERACTIVE), INTERACTIVE, margin=0.03)
+    fill = QuickFill(kind_of(PROFILE), by_prediction(PredictedJudge(INTERACTIVE)), margin=0.03)
     full = fill.fill(whole(Adapter(f"a{i:03d}", 16, 0.11) for i in range(300)), 1.03)
     assert full is not None
     assert len(full) == len(gpus)

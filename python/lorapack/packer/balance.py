@@ -1,0 +1,243 @@
+"""As few GPUs as the twin lets: physics says who fits, the twin sets physics right, GPU by GPU.
+
+Physics knows the shape of things, what an adapter more and a slot more cost, and is off in the
+whole by some tens of per cent, alike for GPUs that are alike. So GPUs are filled by physics, and
+the twin finds, for all of them side by side, at how much traffic each would break; from then on
+the items of that GPU count for as much more, or less. What all GPUs together are filled is about
+the number of GPUs needed; the fleet is spread over so many, and looked at again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lorapack.packer.evaluate import slot_rules
+from lorapack.packer.greedy import HoldsNowhere, too_few
+from lorapack.packer.guide import Guide, first_load
+from lorapack.packer.margins import LADDER, TOP, breaks_at, most_traffic
+from lorapack.packer.placement import item_order
+from lorapack.packer.quick_fill import QuickFill
+from lorapack.twin.physics import Asking, WorkSums
+from lorapack.twin.trial import n_adapters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lorapack.packer.placement import GpuPlacement, Item
+    from lorapack.packer.problem import GpuKind
+    from lorapack.packer.verify import Judges
+
+ROUNDS = 3
+"""Times a number of GPUs is tried before one more is taken."""
+
+HALVINGS = 6
+"""To the most traffic that a number of GPUs is expected to hold."""
+
+CROWDED = 0.9
+"""Pressure on slots that breaks a GPU as a load of 1 does: where the twin's cliffs lie, which are
+between 0.85 and 0.95 for GPUs short of slots, 0.95 and 1.05 for GPUs short of time."""
+
+NARROWEST, WIDEST = 0.9, 2.0
+"""That factor is looked for between these: below, there is no room for all."""
+
+SETTLED = 0.01
+"""Where what all GPUs are filled changes by less than this share, the next round would be alike."""
+
+LEAST_FULL = 1e-6
+"""A GPU without traffic is this full."""
+
+LEAST_HELD = 0.95
+"""Traffic that the worst GPU is to hold where all GPUs together have room: the rest is evened out
+once the verifying seeds have had their say."""
+
+ROUGHLY_HELD = LADDER.index(1.03)
+"""GPUs that hold less are asked whether one of their busiest items alone is too much."""
+
+SUSPECTS = 2
+"""Items looked at on each of those."""
+
+EVEN_SHARE = 0.5
+"""Share of the mean slack that every GPU should have, while rounds are left to even out."""
+
+
+@dataclass(frozen=True)
+class LoadSlots:
+    """Says by physics with which slots a GPU is least full.
+
+    Attributes:
+        guide: Physics of the GPU.
+        limit: The load at which it is full.
+    """
+
+    guide: Guide
+    limit: float
+
+    def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
+        """The best number of slots; an adapter alone was tried by the twin and may stay."""
+        if n and not self.guide.slot_limit(rank):
+            return None
+        fullness, slots = self._least_full(sums, n, rank)
+        return slots if fullness <= 1.0 or sums.n_adapters == 1 else None
+
+    def fullness(self, sums: WorkSums, slots: int, n: int, rank: int) -> float:
+        """How full a GPU is by what binds it, its engine's time or its slots; 1 is full."""
+        return max(self._parts(sums, slots, n, rank))
+
+    def _least_full(self, sums: WorkSums, n: int, rank: int) -> tuple[float, int]:
+        """The fullness with the best number of slots, and that number.
+
+        Slots take engine time and relieve pressure: the best is where the two bind alike, or a slot
+        each, with which nobody waits for one.
+        """
+        most = min(n, self.guide.slot_limit(rank)) if n else 0
+        best = (self.fullness(sums, most, n, rank), most)
+        low, high = 0, most
+        while high - low > 1:
+            middle = (low + high) // 2
+            load, pressure = self._parts(sums, middle, n, rank)
+            best = min(best, (max(load, pressure), middle))
+            low, high = (middle, high) if pressure > load else (low, middle)
+        return best
+
+    def _parts(self, sums: WorkSums, slots: int, n: int, rank: int) -> tuple[float, float]:
+        load, pressure = self.guide.load_and_pressure(sums, slots, n, rank)
+        return load / self.limit, pressure / (CROWDED * self.limit)
+
+
+@dataclass
+class Balance:
+    """Spreads items over GPUs of one kind.
+
+    Attributes:
+        kind: The GPU.
+        steer: The twin, on the horizon and seeds of the search.
+        margin: Every GPU is to hold with this much more traffic.
+    """
+
+    kind: GpuKind
+    steer: Judges
+    margin: float
+    _fill: QuickFill = field(init=False)
+    _slots: LoadSlots = field(init=False)
+
+    def __post_init__(self) -> None:
+        guide = Guide(self.kind.profile, self.steer.level, slot_rules(self.steer.slo))
+        self._slots = LoadSlots(guide, first_load(self.steer.slo))
+        self._fill = QuickFill(self.kind, self._slots, self.margin, self.steer.lessons.believed)
+
+    def fewest(
+        self, items: Sequence[Item], max_gpus: int | None = None, more: int = 0
+    ) -> list[GpuPlacement]:
+        """All items on the fewest GPUs that are found to hold, or on some more.
+
+        Args:
+            items: In any order; the result does not depend on it.
+            max_gpus: Stop when more would be needed.
+            more: GPUs beyond the fewest.
+
+        Raises:
+            HoldsNowhere: An item does not hold even alone.
+            Infeasible: The GPUs do not suffice.
+        """
+        ordered = sorted(items, key=item_order)
+        found, n_gpus = None, self._first_number(ordered)
+        while found is None and n_gpus <= len(ordered):
+            found = self.over(ordered, n_gpus)
+            n_gpus += found is None
+        n_gpus = self.steer.lessons.n_gpus.setdefault(self.kind.profile.name, n_gpus)
+        if more:
+            found = self.over(ordered, min(n_gpus + more, len(ordered))) or found
+        gpus = found or self._fill.fill(ordered, 1.0 + self.margin)
+        assert gpus is not None, "no number of GPUs was set"
+        if max_gpus is not None and len(gpus) > max_gpus:
+            raise too_few(max_gpus, sum(len(g.items) for g in gpus[max_gpus:]), len(ordered))
+        return gpus
+
+    def _first_number(self, ordered: Sequence[Item]) -> int:
+        """The number of GPUs to try first: the last one found, or what a first filling comes to."""
+        known = self.steer.lessons.n_gpus.get(self.kind.profile.name)
+        if known is not None:
+            return known
+        first = self._fill.fill(ordered, 1.0 + self.margin)
+        assert first is not None, "no number of GPUs was set"
+        total = sum(size for _, size in self._learn(first, 1.0 + self.margin))
+        return max(1, math.ceil(total * (1.0 + self.margin)))
+
+    def over(self, items: Sequence[Item], n_gpus: int) -> list[GpuPlacement] | None:
+        """The items on so many GPUs, each as far from its limit; None where they do not hold."""
+        ordered = sorted(items, key=item_order)
+        best: list[GpuPlacement] | None = None
+        most, before = LEAST_HELD, math.inf
+        for _ in range(ROUNDS):
+            level = self._fill.level(ordered, n_gpus, (NARROWEST, WIDEST), HALVINGS)
+            if level is None:
+                break
+            learnt = self._learn(*level)
+            total = sum(size for _, size in learnt)
+            worst = min(held for held, _ in learnt)
+            fits = total * (1.0 + self.margin) <= n_gpus
+            if fits and worst >= most:
+                best, most = level[0], worst
+            even = 1.0 + EVEN_SHARE * (n_gpus / total - 1.0)
+            settled = abs(total - before) < SETTLED * total
+            if (fits and worst >= even) or settled or total > n_gpus:
+                break
+            before = total
+        return best
+
+    def _learn(self, gpus: Sequence[GpuPlacement], guess: float) -> list[tuple[float, float]]:
+        """Asks the twin at how much traffic GPUs break, and believes it from then on.
+
+        Args:
+            gpus: A placement.
+            guess: At how much traffic they are expected to break.
+
+        Returns:
+            For each GPU the traffic that it holds over what is planned, and how full it is.
+
+        Raises:
+            HoldsNowhere: An item does not hold even alone.
+        """
+        rungs = most_traffic(gpus, self.steer, guess, within=2)
+        broken = [gpu for gpu, rung in zip(gpus, rungs, strict=True) if rung < ROUGHLY_HELD]
+        self._check_busiest(broken)
+        return [
+            (LADDER[max(rung, 0)], self._believe(gpu))
+            for gpu, rung in zip(gpus, rungs, strict=True)
+        ]
+
+    def _check_busiest(self, gpus: Sequence[GpuPlacement]) -> None:
+        """What breaks a GPU may be one item that must be divided."""
+        busiest = [
+            gpu.with_items([item], 1)
+            for gpu in gpus
+            for item in sorted(gpu.items, key=lambda item: -item.load.rate_rps)[:SUSPECTS]
+        ]
+        verdicts = self.steer.level.judge([gpu.trial(1.0 + self.margin) for gpu in busiest])
+        for gpu, verdict in zip(busiest, verdicts, strict=True):
+            if not verdict.holds:
+                raise HoldsNowhere(gpu.items[0])
+
+    def _believe(self, gpu: GpuPlacement) -> float:
+        """Lets a GPU's items count for what the twin says; returns how full the GPU is."""
+        breaks_at_factor = breaks_at(gpu, self.steer)
+        factor = LADDER[TOP] if breaks_at_factor is None else breaks_at_factor
+        fullness = self._fullness(gpu, factor)
+        if breaks_at_factor is None and fullness <= 1.0:
+            return fullness / factor
+        lessons = self.steer.lessons
+        for key in {item.key for item in gpu.items}:
+            doubt = lessons.doubts.get(key, 1.0)
+            lessons.believed[key] = lessons.believed.get(key, 1.0) * doubt / fullness
+        return 1.0 / factor
+
+    def _fullness(self, gpu: GpuPlacement, factor: float) -> float:
+        """How full a GPU is by physics with so much more traffic."""
+        rank = gpu.max_lora_rank
+        asking, sums = Asking.of(self.kind.profile, rank), WorkSums()
+        for load in self._fill.loads(gpu.items, factor):
+            sums.add(asking.work(load))
+        fullness = self._slots.fullness(sums, gpu.max_loras, n_adapters(gpu.loads), rank)
+        return max(fullness, LEAST_FULL)
