@@ -150,18 +150,15 @@ impl Clients {
         self.next_adapter = next.map_or(0, |request| request.adapter);
     }
 
-    /// Requests that are ready by `now` join the engine's waiting queue; says whether any did.
+    /// Requests that are ready by `now` join the engine's waiting queue.
     #[inline]
-    pub(super) fn hand_over(&mut self, now: Time, scheduler: &mut Scheduler) -> bool {
-        let mut joined = false;
+    pub(super) fn hand_over(&mut self, now: Time, scheduler: &mut Scheduler) {
         while let Some(&(ready, id)) = self.server.queue.front() {
             if ready > now {
                 break;
             }
             self.server.queue.pop_front();
             scheduler.enqueue(id);
-            joined = true;
         }
-        joined
     }
 }

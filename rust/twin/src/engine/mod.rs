@@ -99,7 +99,7 @@ impl<'a> Engine<'a> {
                 return Err(SimulateError::Interrupted);
             }
             self.receive_until(Time(self.now.0 + 1));
-            let joined = self.clients.hand_over(self.now, &mut self.scheduler);
+            self.clients.hand_over(self.now, &mut self.scheduler);
             if self.now >= self.end {
                 break;
             }
@@ -107,7 +107,7 @@ impl<'a> Engine<'a> {
                 if !self.wait_for_request() {
                     break;
                 }
-            } else if (joined || !self.jump()) && !self.step()? {
+            } else if !self.jump() && !self.step()? {
                 break;
             }
         }

@@ -73,9 +73,22 @@ pub(crate) struct Scheduler {
     partial: Option<u32>,
     /// Computed tokens of all running requests.
     context_tokens: u64,
-    /// The next scan of the waiting queue would admit nobody, and skip as many as the last: nothing
-    /// has changed since but the decodes' progress, which takes blocks and gives none.
-    scan_is_settled: bool,
+    /// What the next scan of the waiting queue would find.
+    prospect: Prospect,
+}
+
+/// What is known of the next scan of the waiting queue without making it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prospect {
+    /// Nothing, unless nobody waits.
+    Open,
+    /// It would skip all who wait: slots are full, and nobody waits for an adapter that has one. So it
+    /// stays until a slot is given up, somebody is preempted, or a request arrives that needs no slot.
+    AllSkipped,
+    /// It would stop where the last one did, for lack of blocks or of room, and skip as many. So it
+    /// stays until somebody leaves or is preempted: decodes take blocks and give none, and whoever
+    /// arrives stands behind.
+    Stopped,
 }
 
 /// Why a scan of the waiting queue ended.
@@ -111,7 +124,7 @@ impl Scheduler {
             step: 0,
             partial: None,
             context_tokens: 0,
-            scan_is_settled: true,
+            prospect: Prospect::Open,
         }
     }
 
@@ -125,8 +138,20 @@ impl Scheduler {
     /// The request joins the back of the waiting queue.
     #[inline]
     pub(crate) fn enqueue(&mut self, id: u32) {
+        let adapter = self.requests[id].adapter;
+        let skipped_at_most = self.prospect == Prospect::AllSkipped
+            || (self.waiting.len() == 0 && self.running.len() < self.max_num_seqs);
+        if skipped_at_most && self.slots_are_full() && !self.slots.contains(adapter) {
+            self.prospect = Prospect::AllSkipped;
+        } else if self.prospect != Prospect::Stopped {
+            self.prospect = Prospect::Open;
+        }
         self.waiting.push_back(id, &self.slots, &mut self.requests);
-        self.scan_is_settled = false;
+    }
+
+    #[inline]
+    fn slots_are_full(&self) -> bool {
+        self.slots.distinct() >= self.max_loras
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -242,7 +267,7 @@ impl Scheduler {
         let Some(id) = self.running.pop() else {
             unreachable!("what lacks blocks is itself running");
         };
-        self.scan_is_settled = false;
+        self.prospect = Prospect::Open;
         let decodes = self.capped_batch.is_none() && self.partial != Some(id);
         let mut wanted = 0;
         if decodes {
@@ -270,15 +295,16 @@ impl Scheduler {
     /// Rules 5 to 7: the waiting queue, from the front.
     #[inline]
     fn schedule_waiting(&mut self, decision: &mut Decision, budget: &mut u32, chunk_cap: u32) {
-        let ended = if self.waiting.len() > 0 {
-            self.scan(decision, budget, chunk_cap)
-        } else {
-            ScanEnd::NobodyLeft
-        };
-        self.scan_is_settled = match ended {
-            ScanEnd::NobodyLeft | ScanEnd::NoBlocks => true,
+        if self.waiting.len() == 0 {
+            self.prospect = Prospect::Open;
+            return;
+        }
+        self.prospect = match self.scan(decision, budget, chunk_cap) {
+            ScanEnd::NobodyLeft => Prospect::AllSkipped,
+            ScanEnd::NoBlocks => Prospect::Stopped,
             // A chunk, begun or continued, took budget that the next scan will have.
-            ScanEnd::NoRoom => decision.chunks.is_empty(),
+            ScanEnd::NoRoom if decision.chunks.is_empty() => Prospect::Stopped,
+            ScanEnd::NoRoom => Prospect::Open,
         };
     }
 
@@ -297,7 +323,7 @@ impl Scheduler {
                 continue;
             }
             // Rules 5, 6: with all slots taken, the next is the first that needs none.
-            let slots_are_full = self.slots.distinct() >= self.max_loras;
+            let slots_are_full = self.slots_are_full();
             let next = if slots_are_full {
                 self.waiting.first_in_slots(&self.slots, &self.requests)
             } else {
@@ -410,7 +436,9 @@ impl Scheduler {
         self.slots.remove(request.adapter);
         self.context_tokens -= u64::from(computed);
         self.kv_cache.give_back(self.kv_cache.blocks(computed));
-        self.scan_is_settled = false;
+        if self.prospect != Prospect::AllSkipped || !self.slots_are_full() {
+            self.prospect = Prospect::Open;
+        }
     }
 
     /// Requests that end in the next step unless they are preempted, in no order.
@@ -424,8 +452,8 @@ impl Scheduler {
     #[inline]
     pub(crate) fn alike_steps(&self) -> u32 {
         let decodes = self.running.len();
-        let settled = self.scan_is_settled || self.waiting.len() == 0;
-        if !settled || decodes == 0 || self.partial.is_some() || self.capped_batch.is_some() {
+        let is_settled = self.prospect != Prospect::Open || self.waiting.len() == 0;
+        if !is_settled || decodes == 0 || self.partial.is_some() || self.capped_batch.is_some() {
             return 0;
         }
         let steps = self.calendar.steps_to_next(self.step);
@@ -455,8 +483,10 @@ impl Scheduler {
         shape.context_tokens = self.context_tokens;
         shape.attention_pairs = 0;
         shape.waiting = self.waiting.len();
-        if shape.waiting == 0 {
-            shape.skipped = 0;
+        match self.prospect {
+            Prospect::Open => shape.skipped = 0, // nobody waits
+            Prospect::AllSkipped => shape.skipped = shape.waiting,
+            Prospect::Stopped => (),
         }
     }
 }
