@@ -4,7 +4,7 @@
 mod histogram;
 mod tally;
 
-pub(crate) use tally::{Done, StepCounts, Tally, Weighted};
+pub(crate) use tally::{AlikeSteps, Done, StepCounts, Tally};
 
 use crate::record::{AdapterColumns, RequestColumns, StepColumns};
 

@@ -14,9 +14,10 @@ use crate::units::Time;
 #[derive(Clone, Debug)]
 pub(super) struct Clients {
     source: RequestSource,
-    /// When the source's next request arrives (`Time::MAX`: it has no more), and of which adapter.
+    /// When the source's next request arrives (`Time::MAX`: it has no more).
     next_arrival: Time,
-    next_adapter: u32,
+    /// When the API server would be done with it (`Time::MAX`: it has no more).
+    next_served: Time,
     server: ApiServer,
     /// Accepted and not done.
     pub(super) in_flight: u32,
@@ -30,6 +31,8 @@ pub(super) struct Clients {
 struct ApiServer {
     /// By the time at which the engine can see them.
     queue: VecDeque<(Time, u32)>,
+    /// That time of the first in the queue; `Time::MAX` if it is empty.
+    first_ready: Time,
     free: Time,
     request: Time,
     first_use: Time,
@@ -52,20 +55,31 @@ impl ApiServer {
     fn accept(&mut self, id: u32, adapter: u32, ready: Time) {
         self.adapter_seen[adapter as usize] = true;
         self.free = ready;
+        self.first_ready = self.first_ready.min(ready);
         self.queue.push_back((ready, id));
+    }
+
+    /// The first in the queue, if it is ready by `now`.
+    #[inline]
+    fn release(&mut self, now: Time) -> Option<u32> {
+        if self.first_ready > now {
+            return None;
+        }
+        let (_, id) = self.queue.pop_front()?;
+        self.first_ready = (self.queue.front()).map_or(Time::MAX, |&(ready, _)| ready);
+        Some(id)
     }
 }
 
 impl Clients {
     pub(super) fn new(scenario: &Scenario) -> Self {
-        let mut source = RequestSource::new(scenario);
-        let first = source.drawn().first().copied();
-        Clients {
-            source,
-            next_arrival: first.map_or(Time::MAX, |request| request.arrival),
-            next_adapter: first.map_or(0, |request| request.adapter),
+        let mut clients = Clients {
+            source: RequestSource::new(scenario),
+            next_arrival: Time::MAX,
+            next_served: Time::MAX,
             server: ApiServer {
                 queue: VecDeque::new(),
+                first_ready: Time::MAX,
                 free: Time::ZERO,
                 request: scenario.front_end.request,
                 first_use: scenario.front_end.first_use,
@@ -76,7 +90,18 @@ impl Clients {
             in_flight: 0,
             max_in_flight: scenario.max_in_flight.unwrap_or(u32::MAX),
             sent: 0,
-        }
+        };
+        clients.look_ahead();
+        clients
+    }
+
+    /// Notes when the source's next request arrives.
+    #[inline]
+    fn look_ahead(&mut self) {
+        (self.next_arrival, self.next_served) = match self.source.drawn().first() {
+            Some(next) => (next.arrival, self.server.ready(next.arrival, next.adapter)),
+            None => (Time::MAX, Time::MAX),
+        };
     }
 
     /// Requests that the API server holds.
@@ -93,13 +118,10 @@ impl Clients {
     /// When the engine next sees a request, if nobody finishes before; `Time::MAX`: never.
     #[inline]
     pub(super) fn next_ready(&self) -> Time {
-        if let Some(&(ready, _)) = self.server.queue.front() {
-            return ready;
-        }
-        if self.next_arrival == Time::MAX || self.in_flight >= self.max_in_flight {
-            return Time::MAX;
-        }
-        self.server.ready(self.next_arrival, self.next_adapter)
+        // The API server is done with whom it has before it is with the next.
+        let is_full = self.in_flight >= self.max_in_flight;
+        let next = if is_full { Time::MAX } else { self.next_served };
+        next.min(self.server.first_ready)
     }
 
     /// Takes what clients send before `until`, or turns it away because too many are in flight.
@@ -145,19 +167,13 @@ impl Clients {
         }
         self.sent += taken;
         self.source.consume(taken as usize);
-        let next = self.source.drawn().first();
-        self.next_arrival = next.map_or(Time::MAX, |request| request.arrival);
-        self.next_adapter = next.map_or(0, |request| request.adapter);
+        self.look_ahead();
     }
 
     /// Requests that are ready by `now` join the engine's waiting queue.
     #[inline]
     pub(super) fn hand_over(&mut self, now: Time, scheduler: &mut Scheduler) {
-        while let Some(&(ready, id)) = self.server.queue.front() {
-            if ready > now {
-                break;
-            }
-            self.server.queue.pop_front();
+        while let Some(id) = self.server.release(now) {
             scheduler.enqueue(id);
         }
     }

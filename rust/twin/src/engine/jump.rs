@@ -8,7 +8,7 @@
 //! ends.
 
 use super::Engine;
-use crate::metrics::{StepCounts, Weighted};
+use crate::metrics::{AlikeSteps, StepCounts};
 use crate::units::Time;
 
 /// Durations `first`, `first + growth`, `first + 2 growth`, ...
@@ -22,11 +22,8 @@ impl Series {
     /// What `steps` steps take together.
     #[inline]
     fn total(self, steps: u64) -> u64 {
-        let pairs = if steps % 2 == 0 {
-            (steps / 2) * steps.saturating_sub(1)
-        } else {
-            steps * (steps.saturating_sub(1) / 2)
-        };
+        // Steps are counted in 32 bits: their square fits.
+        let pairs = steps * steps.saturating_sub(1) / 2;
         (self.first.saturating_mul(steps)).saturating_add(self.growth.saturating_mul(pairs))
     }
 
@@ -65,119 +62,98 @@ impl Series {
 
 impl Engine<'_> {
     /// Takes all steps that are alike from here; false if the next one is not.
+    ///
+    /// An arrival that joins the queue changes the price of the steps after it and nothing else, as
+    /// long as it cannot be admitted: the steps are taken in stretches from one such to the next.
     #[inline]
     pub(super) fn jump(&mut self) -> bool {
         let most = u64::from(self.scheduler.alike_steps());
-        if most == 0 {
+        let mut left = most;
+        while left > 0 {
+            let steps = self.stretch(left, left == most);
+            left -= steps;
+            if steps == 0 || left == 0 {
+                break;
+            }
+            self.receive_until(Time(self.now.0 + 1));
+            self.clients.hand_over(self.now, &mut self.scheduler);
+            if !self.scheduler.is_settled() {
+                break;
+            }
+        }
+        let taken = most - left;
+        if taken == 0 {
             return false;
         }
+        let merged_ppm = self.scenario.front_end.merged_ppm[self.decision.shape.scheduled as usize];
+        self.merged_ppm += taken * u64::from(merged_ppm);
+        if left == 0 {
+            self.scheduler.end_decodes(&mut self.completed);
+            #[cfg(debug_assertions)]
+            self.assert_laws();
+            self.finish();
+            if let Some(columns) = &mut self.steps {
+                if let Some(finished) = columns.finished.last_mut() {
+                    *finished = self.completed.finished.len() as u32;
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes of `most` alike steps those before the next request that is ready; says how many.
+    #[inline]
+    fn stretch(&mut self, most: u64, is_first: bool) -> u64 {
         self.scheduler.alike_shape(&mut self.decision.shape);
-        let shape = self.decision.shape;
+        let shape = &self.decision.shape;
         let prices = &self.scenario.step_time;
         let series = Series {
-            first: prices.price(&shape).0,
+            first: prices.price(shape).0,
             growth: prices.context_token.0 * u64::from(shape.scheduled),
         };
-        let counts_from_now = self.now >= self.tally.warmup();
-        let room = if counts_from_now {
+        let is_counted = self.now >= self.tally.warmup();
+        let room = if is_counted {
             self.end.since(self.now).0
         } else {
             // A step that ends when the window begins is counted: leave it to be taken alone.
             self.tally.warmup().since(self.now).0 - 1
         };
-        let within = series.steps_within(room, most);
         let until_ready = self.clients.next_ready().since(self.now).0;
-        let steps = series.steps_to(until_ready, within);
-        if steps == 0 {
-            return false;
+        let (mut steps, mut took) = (most, series.total(most));
+        if took > room.min(until_ready) {
+            steps = series.steps_to(until_ready, series.steps_within(room, most));
+            took = series.total(steps);
         }
-        // Whoever ended with the step before is not in these; nobody joins, so nothing is loaded.
-        self.lora_slots.walk(self.scheduler.batch());
-        if counts_from_now {
-            self.count(series, steps);
+        if steps == 0 {
+            return 0;
+        }
+        if is_first {
+            // Whoever ended with the step before is not in these; nobody joins, so nothing is loaded.
+            self.lora_slots.walk(self.scheduler.batch());
         }
         if self.steps.is_some() {
             self.record_alike_steps(series, steps);
         }
-        self.now += Time(series.total(steps));
+        self.now += Time(took);
         self.receive_until(self.now);
-        let merged_ppm = self.scenario.front_end.merged_ppm[shape.scheduled as usize];
-        self.merged_ppm += steps * u64::from(merged_ppm);
-        self.scheduler.advance(steps as u32, &mut self.completed);
-        #[cfg(debug_assertions)]
-        self.assert_laws();
-        self.tally.steps(
+        let used = self.scheduler.advance(steps as u32);
+        self.tally.alike(
             self.now,
-            &StepCounts {
+            is_counted,
+            &AlikeSteps {
                 steps,
-                running: shape.scheduled,
-                waiting: shape.waiting,
-                ..StepCounts::default()
+                first: Time(series.first),
+                growth: Time(series.growth),
+                took: Time(took),
+                running: self.decision.shape.scheduled,
+                waiting: self.decision.shape.waiting,
+                distinct_adapters: self.decision.shape.distinct_adapters,
+                used_blocks: u128::from(series.first) * u128::from(used.sum)
+                    + u128::from(series.growth) * used.sum_by_step,
+                most_used_blocks: self.scheduler.kv_cache().used(),
             },
         );
-        if let Some(columns) = &mut self.steps {
-            if let Some(finished) = columns.finished.last_mut() {
-                *finished = self.completed.finished.len() as u32;
-            }
-        }
-        self.finish();
-        true
-    }
-
-    /// Counts gaps and time-weighted state of alike steps, all in the window.
-    #[inline]
-    fn count(&mut self, series: Series, steps: u64) {
-        let shape = &self.decision.shape;
-        let busy = series.total(steps);
-        let weigh = |value: u32| u128::from(value) * u128::from(busy);
-        let (used_blocks, most_used) = self.used_blocks(series, steps);
-        self.tally.weighted(&Weighted {
-            busy,
-            running: weigh(shape.scheduled),
-            waiting: weigh(shape.waiting),
-            distinct_adapters: weigh(shape.distinct_adapters),
-            used_blocks,
-        });
-        self.tally.used_blocks(most_used);
-        let requests = u64::from(shape.scheduled);
-        let (first, growth) = (Time(series.first), Time(series.growth));
-        self.tally.gap_series(first, growth, steps, requests);
-    }
-
-    /// Sum over alike steps of blocks used times duration, and the blocks used in the last.
-    #[inline]
-    fn used_blocks(&self, series: Series, steps: u64) -> (u128, u32) {
-        let kv_cache = self.scheduler.kv_cache();
-        let cycle = u64::from(kv_cache.block_size());
-        let running = u64::from(self.decision.shape.scheduled);
-        let mut used = kv_cache.used();
-        let mut sum = 0_u128;
-        let mut last = used;
-        // Step `cycle * q + r` uses what step `r` does and `running` blocks more a cycle, and lasts
-        // `growth * cycle` longer a cycle: a sum over `q` of a product of two linear terms.
-        let (whole, rest) = if steps <= cycle {
-            (0, steps)
-        } else {
-            (steps / cycle, steps % cycle)
-        };
-        for r in 0..cycle.min(steps) {
-            used += kv_cache.demand_ahead(r as u32);
-            let duration = u128::from(series.first + series.growth * r);
-            let n = u128::from(whole + u64::from(r < rest));
-            if n == 1 {
-                sum += u128::from(used) * duration;
-                last = last.max(used);
-                continue;
-            }
-            let (blocks, longer) = (u128::from(running), u128::from(series.growth * cycle));
-            let q = n * (n - 1) / 2;
-            let q_squared = q * (2 * n - 1) / 3;
-            sum += u128::from(used) * duration * n
-                + (u128::from(used) * longer + blocks * duration) * q
-                + blocks * longer * q_squared;
-            last = last.max(used + ((n - 1) * blocks) as u32);
-        }
-        (sum, last)
+        steps
     }
 
     /// A row for each alike step; who finishes in the last is filled in when known.

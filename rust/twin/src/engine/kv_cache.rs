@@ -80,10 +80,6 @@ impl KvCache {
         self.usable - self.free
     }
 
-    pub(crate) fn block_size(&self) -> u32 {
-        self.block_size.tokens
-    }
-
     /// Rule 2: blocks that a request needs for this many computed tokens.
     #[inline]
     pub(crate) fn blocks(&self, tokens: u32) -> u32 {
@@ -188,15 +184,62 @@ impl KvCache {
         self.takers[self.phase_after(self.block_size.rest(step))]
     }
 
-    /// `steps` steps of decodes alone have passed.
-    pub(crate) fn advance(&mut self, steps: u32, decodes: u32) {
-        let mut taken = self.block_size.whole(steps) * decodes;
-        for _ in 0..self.block_size.rest(steps) {
-            taken += self.takers[self.phase as usize];
+    /// `steps` steps of decodes alone pass.
+    #[inline]
+    pub(crate) fn advance(&mut self, steps: u32, decodes: u32) -> UsedBlocks {
+        if steps > self.block_size.tokens {
+            return self.advance_cycles(steps, decodes);
+        }
+        let mut used = self.used();
+        let (mut sum, mut sum_by_step) = (0, 0);
+        for step in 0..u64::from(steps) {
+            used += self.takers[self.phase as usize];
+            sum += u64::from(used);
+            sum_by_step += u64::from(used) * step;
+            self.next_step();
+        }
+        self.take(used - self.used());
+        UsedBlocks {
+            sum,
+            sum_by_step: u128::from(sum_by_step),
+        }
+    }
+
+    /// The same for many steps: step `cycle * q + r` uses what step `r` does and `decodes` blocks
+    /// more a cycle, so sums over `q` are of squares at most.
+    fn advance_cycles(&mut self, steps: u32, decodes: u32) -> UsedBlocks {
+        let cycle = u128::from(self.block_size.tokens);
+        let (whole, rest) = (self.block_size.whole(steps), self.block_size.rest(steps));
+        let more = u128::from(decodes);
+        let mut used = self.used();
+        let (mut sum, mut sum_by_step) = (0, 0);
+        for r in 0..self.block_size.tokens {
+            used += self.demand_ahead(r);
+            let n = u128::from(whole + u32::from(r < rest));
+            let (first, r) = (u128::from(used), u128::from(r));
+            let q = n * (n - 1) / 2;
+            let q_squared = q * (2 * n - 1) / 3;
+            sum += first * n + more * q;
+            sum_by_step += first * (r * n + cycle * q) + more * (r * q + cycle * q_squared);
+        }
+        let mut taken = whole * decodes;
+        for _ in 0..rest {
+            taken += self.decode_demand();
             self.next_step();
         }
         self.take(taken);
+        UsedBlocks {
+            sum: sum as u64,
+            sum_by_step,
+        }
     }
+}
+
+/// Blocks used in each of several steps, summed: plainly, and times the number of the step (from 0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UsedBlocks {
+    pub(crate) sum: u64,
+    pub(crate) sum_by_step: u128,
 }
 
 #[cfg(test)]
@@ -249,8 +292,15 @@ mod tests {
             for asked in [1, 3, 4, 9, 30] {
                 let mut walked = kv.clone();
                 let mut fit = 0;
+                let mut used = UsedBlocks {
+                    sum: 0,
+                    sum_by_step: 0,
+                };
                 while fit < asked && walked.decode_demand() <= walked.free() {
-                    walked.advance(1, 7);
+                    walked.take(walked.decode_demand());
+                    walked.next_step();
+                    used.sum += u64::from(walked.used());
+                    used.sum_by_step += u128::from(walked.used() * fit);
                     fit += 1;
                 }
                 assert_eq!(
@@ -259,7 +309,7 @@ mod tests {
                     "{free} free, {asked} asked"
                 );
                 let mut jumped = kv.clone();
-                jumped.advance(fit, 7);
+                assert_eq!(jumped.advance(fit, 7), used);
                 assert_eq!(jumped.free(), walked.free());
                 assert_eq!(jumped.phase, walked.phase);
             }

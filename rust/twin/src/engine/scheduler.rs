@@ -41,7 +41,7 @@ mod tests;
 pub(crate) use decision::{Chunk, Completed, Decision};
 
 use super::batch::AdapterSet;
-use super::kv_cache::KvCache;
+use super::kv_cache::{KvCache, UsedBlocks};
 use super::requests::{Request, Requests};
 use super::running::{Calendar, Running};
 use super::waiting::Waiting;
@@ -385,23 +385,26 @@ impl Scheduler {
         self.kv_cache.next_step();
         self.context_tokens += u64::from(decision.shape.batched_tokens);
         if decision.decodes > 0 {
-            self.end_decodes(step, completed);
+            self.calendar
+                .take(step, &self.requests, &mut completed.finished);
         }
+        let decoded = completed.finished.len();
         for chunk in &decision.chunks {
             self.complete_chunk(*chunk, step, completed);
         }
-        for index in 0..completed.finished.len() {
-            self.leave(completed.finished[index]);
+        for (index, &id) in completed.finished.iter().enumerate() {
+            self.leave(id, index < decoded);
         }
     }
 
+    /// Rule 8, after steps of decodes alone: who has ended leaves.
     #[inline]
-    fn end_decodes(&mut self, step: u32, completed: &mut Completed) {
+    pub(crate) fn end_decodes(&mut self, completed: &mut Completed) {
+        completed.clear();
         self.calendar
-            .take(step, &self.requests, &mut completed.finished);
+            .take(self.step - 1, &self.requests, &mut completed.finished);
         for &id in &completed.finished {
-            self.kv_cache
-                .remove_decode(self.requests[id].computed_at_end());
+            self.leave(id, true);
         }
     }
 
@@ -429,9 +432,12 @@ impl Scheduler {
 
     /// Rule 8: it leaves running and its blocks are free at once.
     #[inline]
-    fn leave(&mut self, id: u32) {
+    fn leave(&mut self, id: u32, decoded: bool) {
         let request = &self.requests[id];
         let computed = request.computed_at_end();
+        if decoded {
+            self.kv_cache.remove_decode(computed);
+        }
         self.running.remove(request.place);
         self.slots.remove(request.adapter);
         self.context_tokens -= u64::from(computed);
@@ -452,29 +458,35 @@ impl Scheduler {
     #[inline]
     pub(crate) fn alike_steps(&self) -> u32 {
         let decodes = self.running.len();
-        let is_settled = self.prospect != Prospect::Open || self.waiting.len() == 0;
-        if !is_settled || decodes == 0 || self.partial.is_some() || self.capped_batch.is_some() {
+        if !self.is_settled()
+            || decodes == 0
+            || self.partial.is_some()
+            || self.capped_batch.is_some()
+        {
             return 0;
         }
         let steps = self.calendar.steps_to_next(self.step);
         self.kv_cache.steps_that_fit(steps, decodes)
     }
 
-    /// Takes that many alike steps at once.
+    /// Nobody would be admitted in the next step, and as many skipped as is known.
     #[inline]
-    pub(crate) fn advance(&mut self, steps: u32, completed: &mut Completed) {
-        completed.clear();
+    pub(crate) fn is_settled(&self) -> bool {
+        self.prospect != Prospect::Open || self.waiting.len() == 0
+    }
+
+    /// Takes that many alike steps at once; who ends with the last is for
+    /// [`Scheduler::end_decodes`].
+    #[inline]
+    pub(crate) fn advance(&mut self, steps: u32) -> UsedBlocks {
         let decodes = self.running.len();
-        self.kv_cache.advance(steps, decodes);
         self.context_tokens += u64::from(steps) * u64::from(decodes);
         self.step += steps;
-        self.end_decodes(self.step - 1, completed);
-        for index in 0..completed.finished.len() {
-            self.leave(completed.finished[index]);
-        }
+        self.kv_cache.advance(steps, decodes)
     }
 
     /// The shape of the first of the alike steps.
+    #[inline]
     pub(crate) fn alike_shape(&self, shape: &mut BatchShape) {
         let decodes = self.running.len();
         shape.batched_tokens = decodes;

@@ -5,21 +5,23 @@ use crate::units::Time;
 /// Bits of a value that tell buckets apart, the leading one included: a bucket is between 1/512 and
 /// 1/256 (0.4 %) of its values wide; values below 512 ps have one each.
 const BITS: u32 = 9;
-const BUCKETS: usize = (64 - BITS as usize + 2) << (BITS - 1);
+/// Buckets of values between one power of two and the next.
+const OCTAVE: usize = 1 << (BITS - 1);
 
 /// Counts by bucket, and of values that are infinite.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Histogram {
+    /// Of the octaves from the lowest met to the highest: most runs meet a tenth of those there are,
+    /// and memory that is touched for the first time costs more than all else that a short run does.
     counts: Vec<u64>,
+    /// The bucket that `counts` begins with.
+    lowest: usize,
     infinite: u64,
 }
 
 impl Histogram {
     pub(crate) fn new() -> Self {
-        Histogram {
-            counts: vec![0; BUCKETS],
-            infinite: 0,
-        }
+        Histogram::default()
     }
 
     /// The bucket of a value.
@@ -38,7 +40,34 @@ impl Histogram {
 
     #[inline]
     pub(crate) fn add(&mut self, value: Time, count: u64) {
-        self.counts[Histogram::bucket(value)] += count;
+        self.add_to(Histogram::bucket(value), count);
+    }
+
+    #[inline]
+    fn add_to(&mut self, bucket: usize, count: u64) {
+        match self.counts.get_mut(bucket.wrapping_sub(self.lowest)) {
+            Some(counted) => *counted += count,
+            None => {
+                self.widen_to(bucket);
+                self.counts[bucket - self.lowest] += count;
+            }
+        }
+    }
+
+    /// Makes room for the bucket's octave and all between it and those there are.
+    #[cold]
+    fn widen_to(&mut self, bucket: usize) {
+        let octave = bucket / OCTAVE * OCTAVE;
+        if self.counts.is_empty() {
+            self.lowest = octave;
+        }
+        if octave < self.lowest {
+            let more = self.lowest - octave;
+            self.counts.splice(0..0, std::iter::repeat_n(0, more));
+            self.lowest = octave;
+        }
+        let buckets = (octave + OCTAVE - self.lowest).max(self.counts.len());
+        self.counts.resize(buckets, 0);
     }
 
     pub(crate) fn add_infinite(&mut self, count: u64) {
@@ -55,13 +84,13 @@ impl Histogram {
         loop {
             let bucket = Histogram::bucket(value);
             if bucket == last_bucket {
-                self.counts[bucket] += count * left;
+                self.add_to(bucket, count * left);
                 return;
             }
             // Those below the next bucket; growth is not zero, or this were the last one.
             let room = Histogram::lower_bound(bucket + 1) - value.0;
             let terms = room.div_ceil(growth.0);
-            self.counts[bucket] += count * terms;
+            self.add_to(bucket, count * terms);
             value += growth * terms;
             left -= terms;
         }
@@ -75,7 +104,7 @@ impl Histogram {
             return quantiles;
         }
         let mut below = 0;
-        let mut buckets = self.counts.iter().enumerate();
+        let mut buckets = (self.lowest..).zip(&self.counts);
         let mut current = None;
         for (share, quantile) in shares.iter().zip(&mut quantiles) {
             let rank = ((share * total as f64).ceil() as u64).max(1);
@@ -115,7 +144,10 @@ mod tests {
             assert!((lower..upper).contains(&value));
             assert!(upper - lower == 1 || (upper - lower) as f64 / lower as f64 <= 0.004);
         }
-        assert!(Histogram::bucket(Time::MAX) < BUCKETS);
+        assert_eq!(
+            Histogram::bucket(Time::MAX),
+            (64 - BITS as usize + 2) * OCTAVE - 1
+        );
     }
 
     #[test]
@@ -128,6 +160,24 @@ mod tests {
             }
             assert_eq!(whole.counts, single.counts);
         }
+    }
+
+    #[test]
+    fn octaves_are_kept_from_the_lowest_met_to_the_highest() {
+        let mut histogram = Histogram::new();
+        let values = [1 << 40, 3, u64::MAX, 1 << 20, 1 << 40];
+        for value in values {
+            histogram.add(Time(value), 1);
+        }
+        assert_eq!(histogram.lowest, 0);
+        assert_eq!(histogram.counts.iter().sum::<u64>(), values.len() as u64);
+        for (value, count) in [(3, 1), (1 << 20, 1), (1 << 40, 2), (u64::MAX, 1)] {
+            assert_eq!(histogram.counts[Histogram::bucket(Time(value))], count);
+        }
+        let mut narrow = Histogram::new();
+        narrow.add(Time(1 << 40), 1);
+        narrow.add(Time(1 << 38), 1);
+        assert_eq!(narrow.counts.len(), 3 * OCTAVE);
     }
 
     #[test]

@@ -20,14 +20,30 @@ pub(crate) struct StepCounts {
     pub(crate) load: Time,
 }
 
+/// Steps of the same requests: their durations are `first`, `first + growth`, and so on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AlikeSteps {
+    pub(crate) steps: u64,
+    pub(crate) first: Time,
+    pub(crate) growth: Time,
+    /// Their durations together.
+    pub(crate) took: Time,
+    pub(crate) running: u32,
+    pub(crate) waiting: u32,
+    pub(crate) distinct_adapters: u32,
+    /// Sum of blocks used in each times its duration.
+    pub(crate) used_blocks: u128,
+    pub(crate) most_used_blocks: u32,
+}
+
 /// State of the engine, weighted by the time it lasted, in picoseconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Weighted {
-    pub(crate) busy: u64,
-    pub(crate) running: u128,
-    pub(crate) waiting: u128,
-    pub(crate) distinct_adapters: u128,
-    pub(crate) used_blocks: u128,
+struct Weighted {
+    busy: u64,
+    running: u128,
+    waiting: u128,
+    distinct_adapters: u128,
+    used_blocks: u128,
 }
 
 /// A request that has all its tokens.
@@ -119,12 +135,6 @@ impl Tally {
         self.warmup
     }
 
-    /// Blocks used in steps that are counted elsewhere.
-    #[inline]
-    pub(crate) fn used_blocks(&mut self, used_blocks: u32) {
-        self.max_used_blocks = self.max_used_blocks.max(used_blocks);
-    }
-
     fn is_judged(&self, arrival: Time) -> bool {
         arrival >= self.warmup && arrival < self.judge_until
     }
@@ -163,12 +173,6 @@ impl Tally {
         if end >= self.warmup {
             self.gaps.add(gap, count);
         }
-    }
-
-    /// Gaps of alike steps that all end in the window: one for each request in each step.
-    #[inline]
-    pub(crate) fn gap_series(&mut self, first: Time, growth: Time, steps: u64, requests: u64) {
-        self.gaps.add_series(first, growth, steps, requests);
     }
 
     #[inline]
@@ -224,14 +228,28 @@ impl Tally {
         self.weighted.used_blocks += weigh(counts.used_blocks);
     }
 
-    /// Adds states that all lie in the window.
+    /// Counts alike steps, the last of which ended at `end`: all of them, or none if they are not
+    /// in the window.
     #[inline]
-    pub(crate) fn weighted(&mut self, more: &Weighted) {
-        self.weighted.busy += more.busy;
-        self.weighted.running += more.running;
-        self.weighted.waiting += more.waiting;
-        self.weighted.distinct_adapters += more.distinct_adapters;
-        self.weighted.used_blocks += more.used_blocks;
+    pub(crate) fn alike(&mut self, end: Time, is_counted: bool, alike: &AlikeSteps) {
+        self.makespan = end;
+        if !is_counted {
+            return;
+        }
+        let weigh = |value: u32| u128::from(value) * u128::from(alike.took.0);
+        self.weighted.busy += alike.took.0;
+        self.weighted.running += weigh(alike.running);
+        self.weighted.waiting += weigh(alike.waiting);
+        self.weighted.distinct_adapters += weigh(alike.distinct_adapters);
+        self.weighted.used_blocks += alike.used_blocks;
+        self.steps += alike.steps;
+        self.max_running = self.max_running.max(alike.running);
+        self.max_waiting = self.max_waiting.max(alike.waiting);
+        self.max_used_blocks = self.max_used_blocks.max(alike.most_used_blocks);
+        // One gap for each request in each step.
+        let requests = u64::from(alike.running);
+        self.gaps
+            .add_series(alike.first, alike.growth, alike.steps, requests);
     }
 
     /// The end of the run: its duration, or else of its last step.
