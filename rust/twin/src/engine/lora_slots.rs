@@ -69,54 +69,67 @@ impl Caches {
     }
 
     /// Brings one adapter into both caches and marks it recent.
-    pub(crate) fn activate(&mut self, adapter: u32, stamp: u64, event: impl FnMut(Event)) {
+    pub(crate) fn activate(&mut self, adapter: u32, stamp: u64, mut event: impl FnMut(Event)) {
         if !self.has_slot(adapter) {
-            let oldest = |caches: &Caches, among: &dyn Fn(u32) -> bool| {
-                let held = caches.cpu.iter().copied();
-                held.filter(|&adapter| among(adapter))
-                    .min_by_key(|&adapter| caches.stamp(adapter))
-            };
-            self.load(
-                adapter,
-                |caches| oldest(caches, &|_| true),
-                |caches| oldest(caches, &|adapter| caches.has_slot(adapter)),
-                event,
-            );
+            if !self.is_in_cpu_memory(adapter) {
+                event(Event::LoadDisk(adapter));
+                if let Some(evicted) = self.enter_cpu_memory(adapter, Caches::stamp) {
+                    event(Event::EvictGpu(evicted));
+                }
+            }
+            if self.is_full() {
+                let with_slot = self.cpu.iter().filter(|&&held| self.has_slot(held));
+                let oldest = with_slot.min_by_key(|&&held| self.stamp(held));
+                let &oldest = oldest.expect("there is at least one slot");
+                self.free_slot(oldest);
+                event(Event::EvictGpu(oldest));
+            }
+            self.take_slot(adapter);
+            event(Event::LoadGpu(adapter));
         }
         self.stamps[adapter as usize] = stamp;
     }
 
-    /// Brings in an adapter that has no slot; the two functions say who is oldest in CPU memory and
-    /// among the slots, should one have to go.
     #[inline]
-    fn load(
-        &mut self,
-        adapter: u32,
-        oldest_in_cpu_memory: impl FnOnce(&Caches) -> Option<u32>,
-        oldest_in_slots: impl FnOnce(&Caches) -> Option<u32>,
-        mut event: impl FnMut(Event),
-    ) {
-        if self.cpu_place[adapter as usize] == NONE {
-            event(Event::LoadDisk(adapter));
-            if self.cpu.len() == self.max_cpu_loras {
-                let oldest = oldest_in_cpu_memory(self).expect("a CPU cache holds at least one");
-                self.drop_from_cpu_memory(oldest);
-                if self.has_slot(oldest) {
-                    self.free_slot(oldest);
-                    event(Event::EvictGpu(oldest));
-                }
+    fn is_in_cpu_memory(&self, adapter: u32) -> bool {
+        self.cpu_place[adapter as usize] != NONE
+    }
+
+    /// Takes an adapter into CPU memory, where the one of least age makes room for it; returns that
+    /// one if its slot went with it.
+    fn enter_cpu_memory(&mut self, adapter: u32, age: impl Fn(&Caches, u32) -> u64) -> Option<u32> {
+        let mut evicted = None;
+        if self.cpu.len() == self.max_cpu_loras {
+            let held = self.cpu.iter().copied();
+            let oldest = held.min_by_key(|&held| age(self, held));
+            let oldest = oldest.expect("a CPU cache holds at least one");
+            self.drop_from_cpu_memory(oldest);
+            if self.has_slot(oldest) {
+                self.free_slot(oldest);
+                evicted = Some(oldest);
             }
-            self.cpu_place[adapter as usize] = self.cpu.len() as u32;
-            self.cpu.push(adapter);
         }
-        if self.taken_slots == self.max_loras {
-            let oldest = oldest_in_slots(self).expect("there is at least one slot");
-            self.free_slot(oldest);
-            event(Event::EvictGpu(oldest));
-        }
+        self.cpu_place[adapter as usize] = self.cpu.len() as u32;
+        self.cpu.push(adapter);
+        evicted
+    }
+
+    /// Whether all slots are taken.
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.taken_slots == self.max_loras
+    }
+
+    /// Whether the one that took a slot last must push out another.
+    #[inline]
+    fn has_too_many(&self) -> bool {
+        self.taken_slots > self.max_loras
+    }
+
+    #[inline]
+    fn take_slot(&mut self, adapter: u32) {
         self.has_slot[adapter as usize] = true;
         self.taken_slots += 1;
-        event(Event::LoadGpu(adapter));
     }
 
     #[inline]
@@ -206,19 +219,18 @@ pub(crate) struct LoraSlots {
     place: Vec<u32>,
     /// Adapter at each place.
     order: Vec<u32>,
-    /// One bit a place: adapters of the batch last walked.
-    batch: Vec<u64>,
+    /// Places of the batch last walked.
+    batch: Places,
+    /// Of those, the ones that were in the batch before it too.
+    staying: Places,
     /// Number of the last walk.
     walk: u64,
-    /// By adapter: the walk with which its present stay in the batch began; `NOT_IN_BATCH` if none.
-    since: Vec<u64>,
     /// Copy and read time by adapter.
     cost: Vec<(Time, Time)>,
 }
 
 /// Stamps are walk number times this plus place in the walk.
 const PLACES: u64 = 1 << 24;
-const NOT_IN_BATCH: u64 = u64::MAX;
 
 impl LoraSlots {
     pub(crate) fn new(scenario: &Scenario) -> Self {
@@ -234,9 +246,9 @@ impl LoraSlots {
             idle: Idle::new(n_adapters),
             place,
             order,
-            batch: vec![0; n_adapters.div_ceil(64)],
+            batch: Places::new(n_adapters),
+            staying: Places::new(n_adapters),
             walk: 0,
-            since: vec![NOT_IN_BATCH; n_adapters],
             cost: (scenario.adapters.iter())
                 .map(|adapter| (adapter.gpu_load, adapter.disk_load))
                 .collect(),
@@ -249,24 +261,20 @@ impl LoraSlots {
 
     /// All adapters, one by one, before the first step; the last ones keep their slots.
     fn warm(&mut self, scenario: &Scenario) {
-        let idle = &mut self.idle;
+        let (caches, idle) = (&mut self.caches, &mut self.idle);
         for (index, _) in (scenario.adapters.iter().enumerate()).filter(|(_, own)| !own.is_base) {
             let adapter = index as u32;
-            let in_line = idle.oldest();
-            self.caches.load(
-                adapter,
-                |caches| {
-                    let held = caches.cpu.iter().copied();
-                    held.min_by_key(|&held| caches.stamp(held))
-                },
-                |_caches| in_line,
-                |event| match event {
-                    Event::EvictGpu(evicted) => idle.remove(evicted),
-                    Event::LoadDisk(_) | Event::LoadGpu(_) => (),
-                },
-            );
-            self.caches.stamps[index] = index as u64;
-            idle.insert(adapter, &self.caches.stamps);
+            if let Some(evicted) = caches.enter_cpu_memory(adapter, Caches::stamp) {
+                idle.remove(evicted);
+            }
+            if caches.is_full() {
+                let oldest = idle.oldest().expect("there is at least one slot");
+                idle.remove(oldest);
+                caches.free_slot(oldest);
+            }
+            caches.take_slot(adapter);
+            caches.stamps[index] = index as u64;
+            idle.insert(adapter, &caches.stamps);
         }
     }
 
@@ -279,8 +287,8 @@ impl LoraSlots {
         }
         for &adapter in left {
             let place = self.place[adapter as usize];
-            self.batch[place as usize / 64] &= !(1 << (place % 64));
-            self.since[adapter as usize] = NOT_IN_BATCH;
+            self.batch.remove(place);
+            self.staying.remove(place);
             self.caches.stamps[adapter as usize] = self.walk * PLACES + u64::from(place);
             self.idle.insert(adapter, &self.caches.stamps);
         }
@@ -290,26 +298,25 @@ impl LoraSlots {
         let mut first = u32::MAX;
         for &adapter in joined {
             let place = self.place[adapter as usize];
-            self.batch[place as usize / 64] |= 1 << (place % 64);
-            self.since[adapter as usize] = self.walk;
+            self.batch.insert(place);
             if !self.caches.has_slot(adapter) {
                 missing += 1;
                 first = first.min(place);
             }
         }
-        let loads = if missing > 0 {
+        let mut loads = Loads::default();
+        if missing > 0 {
             for &adapter in joined {
                 if self.place[adapter as usize] < first {
                     self.idle.remove(adapter);
                 }
             }
-            self.load(missing, first)
-        } else {
-            Loads::default()
-        };
+            loads = self.load(missing, first);
+        }
         // Whoever came back with its slot has been walked by now.
         for &adapter in joined {
             self.idle.remove(adapter);
+            self.staying.insert(self.place[adapter as usize]);
         }
         batch.clear_changes();
         loads
@@ -319,106 +326,145 @@ impl LoraSlots {
     /// it and behind it nothing happens but stamps.
     fn load(&mut self, mut missing: u32, first: u32) -> Loads {
         let mut loads = Loads::default();
-        let mut places = Places::from(&self.batch, first);
-        // Of those that stay in the batch, the oldest is the first that is not reached.
-        let mut staying = places.clone();
-        let (walk, since, place_of, idle) = (self.walk, &self.since, &self.place, &mut self.idle);
+        let mut next = Some(first);
         while missing > 0 {
-            let Some(place) = places.next() else {
+            let Some(place) = next else {
                 unreachable!("whoever has no slot is met in the walk");
             };
             let adapter = self.order[place as usize];
             if self.caches.has_slot(adapter) {
-                if since[adapter as usize] == walk {
-                    idle.remove(adapter);
-                }
+                // It may have come back, to be walked now; whoever stays is not in line.
+                self.idle.remove(adapter);
+                next = self.batch.after(place);
                 continue;
             }
-            let age = |caches: &Caches, adapter: u32| {
-                let own = place_of[adapter as usize];
-                let is_reached = own <= place;
-                match since[adapter as usize] {
-                    NOT_IN_BATCH => caches.stamp(adapter),
-                    began if began == walk && !is_reached => caches.stamp(adapter),
-                    _ => (walk - u64::from(!is_reached)) * PLACES + u64::from(own),
-                }
-            };
-            let in_cpu_memory = |caches: &Caches| {
-                let held = caches.cpu.iter().copied();
-                held.min_by_key(|&adapter| age(caches, adapter))
-            };
-            let in_line = idle.oldest();
-            let in_slots = |caches: &Caches| {
-                let stays = |own: u32| {
-                    let adapter = self.order[own as usize];
-                    own > place && since[adapter as usize] < walk && caches.has_slot(adapter)
-                };
-                while staying.first().is_some_and(|own| !stays(own)) {
-                    staying.next();
-                }
-                let Some(own) = staying.first() else {
-                    return in_line;
-                };
-                let is_older =
-                    |idle: &u32| caches.stamp(*idle) < (walk - 1) * PLACES + u64::from(own);
-                in_line.filter(is_older).or(Some(self.order[own as usize]))
-            };
-            let cost = &self.cost;
-            let count = |event| match event {
-                Event::LoadDisk(adapter) => {
-                    loads.disk += 1;
-                    loads.time += cost[adapter as usize].1;
-                }
-                Event::LoadGpu(adapter) => {
-                    loads.gpu += 1;
-                    loads.time += cost[adapter as usize].0;
-                    missing -= 1;
-                }
-                Event::EvictGpu(adapter) => {
-                    idle.remove(adapter);
-                    // One that this batch needs is met later in the walk.
-                    missing += u32::from(since[adapter as usize] != NOT_IN_BATCH);
-                }
-            };
-            self.caches.load(adapter, in_cpu_memory, in_slots, count);
+            if !self.caches.is_in_cpu_memory(adapter) {
+                missing += self.read(adapter, place, &mut loads);
+            }
+            self.caches.take_slot(adapter);
+            missing -= 1;
+            loads.gpu += 1;
+            loads.time += self.cost[adapter as usize].0;
+            next = self.batch.after(place);
+            if self.caches.has_too_many() {
+                let (is_needed, behind) = self.make_room(place, next, &mut loads);
+                missing += u32::from(is_needed);
+                next = behind;
+            }
         }
         loads
     }
+
+    /// One slot too many is taken at a place of the walk: the oldest goes. If that is the one at the
+    /// next place, it is loaded again there and the next oldest goes, and so on. Returns whether the
+    /// last to go is needed later in the walk, and where that goes on.
+    #[inline]
+    fn make_room(
+        &mut self,
+        mut place: u32,
+        mut next: Option<u32>,
+        loads: &mut Loads,
+    ) -> (bool, Option<u32>) {
+        let in_line = self.idle.oldest();
+        let line_stamp = in_line.map_or(u64::MAX, |adapter| self.caches.stamp(adapter));
+        let walk_before = (self.walk - 1) * PLACES;
+        loop {
+            // Of those that stay in the batch, the oldest is the first that is not reached.
+            let oldest = self.first_staying(place);
+            let own = oldest.filter(|&own| walk_before + u64::from(own) < line_stamp);
+            let Some(own) = own else {
+                let adapter = in_line.expect("there is at least one slot");
+                self.idle.remove(adapter);
+                self.caches.free_slot(adapter);
+                return (self.batch.contains(self.place[adapter as usize]), next);
+            };
+            let adapter = self.order[own as usize];
+            if oldest != next {
+                self.caches.free_slot(adapter);
+                return (true, next);
+            }
+            loads.gpu += 1;
+            loads.time += self.cost[adapter as usize].0;
+            place = own;
+            next = self.batch.after(place);
+        }
+    }
+
+    /// The first behind a place that stays in the batch and has a slot.
+    #[inline]
+    fn first_staying(&self, place: u32) -> Option<u32> {
+        let mut own = self.staying.after(place);
+        while own.is_some_and(|own| !self.caches.has_slot(self.order[own as usize])) {
+            own = own.and_then(|own| self.staying.after(own));
+        }
+        own
+    }
+
+    /// An adapter that is not in CPU memory is read; returns how many of the batch lost their slots
+    /// and are met later in the walk, which is at `place`.
+    #[cold]
+    fn read(&mut self, adapter: u32, place: u32, loads: &mut Loads) -> u32 {
+        loads.disk += 1;
+        loads.time += self.cost[adapter as usize].1;
+        let (batch, staying, place_of) = (&self.batch, &self.staying, &self.place);
+        let this_walk = self.walk * PLACES;
+        let age = |caches: &Caches, adapter: u32| {
+            let own = place_of[adapter as usize];
+            if own <= place && batch.contains(own) {
+                this_walk + u64::from(own)
+            } else if staying.contains(own) {
+                this_walk - PLACES + u64::from(own)
+            } else {
+                caches.stamp(adapter)
+            }
+        };
+        let Some(evicted) = self.caches.enter_cpu_memory(adapter, age) else {
+            return 0;
+        };
+        self.idle.remove(evicted);
+        u32::from(self.batch.contains(self.place[evicted as usize]))
+    }
 }
 
-/// Set bits from a place on, ascending.
+/// A set of places: one bit each.
 #[derive(Clone, Debug)]
-struct Places<'a> {
-    words: &'a [u64],
-    word: usize,
-    bits: u64,
+struct Places {
+    words: Vec<u64>,
 }
 
-impl<'a> Places<'a> {
-    fn from(words: &'a [u64], first: u32) -> Self {
-        let word = first as usize / 64;
+impl Places {
+    fn new(n_places: usize) -> Self {
         Places {
-            words,
-            word,
-            bits: words[word] & (u64::MAX << (first % 64)),
+            words: vec![0; n_places.div_ceil(64)],
         }
     }
 
-    /// The next place, left in place.
     #[inline]
-    fn first(&mut self) -> Option<u32> {
-        while self.bits == 0 {
-            self.bits = *self.words.get(self.word + 1)?;
-            self.word += 1;
-        }
-        Some(self.word as u32 * 64 + self.bits.trailing_zeros())
+    fn contains(&self, place: u32) -> bool {
+        self.words[place as usize / 64] >> (place % 64) & 1 != 0
     }
 
     #[inline]
-    fn next(&mut self) -> Option<u32> {
-        let first = self.first();
-        self.bits &= self.bits.wrapping_sub(1);
-        first
+    fn insert(&mut self, place: u32) {
+        self.words[place as usize / 64] |= 1 << (place % 64);
+    }
+
+    #[inline]
+    fn remove(&mut self, place: u32) {
+        self.words[place as usize / 64] &= !(1 << (place % 64));
+    }
+
+    /// The next one behind a place.
+    #[inline]
+    fn after(&self, place: u32) -> Option<u32> {
+        let mut word = place as usize / 64;
+        // Two shifts, since one by 64 is none.
+        let mut bits = self.words[word] & (u64::MAX << (place % 64) << 1);
+        while bits == 0 {
+            word += 1;
+            bits = *self.words.get(word)?;
+        }
+        Some(word as u32 * 64 + bits.trailing_zeros())
     }
 }
 
