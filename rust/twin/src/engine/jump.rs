@@ -13,9 +13,9 @@ use crate::units::Time;
 
 /// Durations `first`, `first + growth`, `first + 2 growth`, ...
 #[derive(Clone, Copy, Debug)]
-struct Series {
-    first: u64,
-    growth: u64,
+pub(crate) struct Series {
+    pub(crate) first: u64,
+    pub(crate) growth: u64,
 }
 
 impl Series {
@@ -27,36 +27,61 @@ impl Series {
         (self.first.saturating_mul(steps)).saturating_add(self.growth.saturating_mul(pairs))
     }
 
-    /// Of at most `most` steps, how many it takes to reach `span`, or `most`.
+    /// How many steps it takes to reach `span`, at least one, and what they take together.
     #[inline]
-    fn steps_to(self, span: u64, most: u64) -> u64 {
+    fn reach(self, span: u64) -> (u64, u64) {
         if span <= self.first {
-            return most.min(1);
+            return (1, self.first);
         }
-        if self.total(most) <= span {
-            return most;
-        }
-        // The root of b k^2 / 2 + (a - b / 2) k = span, within a step or two for rounding.
-        let (a, b) = (self.first as f64, self.growth as f64);
-        let linear = a - 0.5 * b;
-        let root = 2.0 * span as f64 / (linear + (linear * linear + 2.0 * b * span as f64).sqrt());
-        let mut steps = (root as u64).clamp(1, most);
-        while steps > 1 && self.total(steps - 1) >= span {
-            steps -= 1;
-        }
-        while steps < most && self.total(steps) < span {
+        let mut steps = self.estimate(span as f64);
+        let mut total = self.total(steps);
+        while total < span {
+            total += self.first + self.growth * steps;
             steps += 1;
         }
-        steps
+        while steps > 1 && total - self.last_of(steps) >= span {
+            total -= self.last_of(steps);
+            steps -= 1;
+        }
+        (steps, total)
     }
 
-    /// Of at most `most` steps, how many end within `span`.
+    /// About how many steps reach `span`.
     #[inline]
-    fn steps_within(self, span: u64, most: u64) -> u64 {
-        if self.total(most) <= span {
-            return most;
+    fn estimate(self, span: f64) -> u64 {
+        /// Up to so many steps, growth is left to be mended.
+        const FEW: f64 = 32.0;
+        let (a, b) = (self.first as f64, self.growth as f64);
+        let mut steps = span / a;
+        if steps > FEW {
+            // The root of b k^2 / 2 + (a - b / 2) k = span.
+            let linear = a - 0.5 * b;
+            steps = 2.0 * span / (linear + (linear * linear + 2.0 * b * span).sqrt());
         }
-        self.steps_to(span + 1, most) - 1
+        // To an integer by way of i64, which processors convert to; one more, since it was cut off.
+        (steps as i64 as u64) + 1
+    }
+
+    /// What the last of so many steps takes.
+    #[inline]
+    fn last_of(self, steps: u64) -> u64 {
+        self.first + self.growth * (steps - 1)
+    }
+
+    /// Of at most `most` steps, those up to the first that ends at `ready` or later, but only those
+    /// that end within `room`; and what they take together.
+    #[inline]
+    fn steps_until(self, ready: u64, room: u64, most: u64) -> (u64, u64) {
+        let total = self.total(most);
+        if total <= ready.min(room) {
+            return (most, total);
+        }
+        let (steps, total) = self.reach(ready.min(room.saturating_add(1)));
+        if total > room {
+            (steps - 1, total - self.last_of(steps))
+        } else {
+            (steps, total)
+        }
     }
 }
 
@@ -119,11 +144,7 @@ impl Engine<'_> {
             self.tally.warmup().since(self.now).0 - 1
         };
         let until_ready = self.clients.next_ready().since(self.now).0;
-        let (mut steps, mut took) = (most, series.total(most));
-        if took > room.min(until_ready) {
-            steps = series.steps_to(until_ready, series.steps_within(room, most));
-            took = series.total(steps);
-        }
+        let (steps, took) = series.steps_until(until_ready, room, most);
         if steps == 0 {
             return 0;
         }
@@ -136,7 +157,7 @@ impl Engine<'_> {
         }
         self.now += Time(took);
         self.receive_until(self.now);
-        let used = self.scheduler.advance(steps as u32);
+        let used_blocks = self.scheduler.advance(steps as u32, series);
         self.tally.alike(
             self.now,
             is_counted,
@@ -148,8 +169,7 @@ impl Engine<'_> {
                 running: self.decision.shape.scheduled,
                 waiting: self.decision.shape.waiting,
                 distinct_adapters: self.decision.shape.distinct_adapters,
-                used_blocks: u128::from(series.first) * u128::from(used.sum)
-                    + u128::from(series.growth) * used.sum_by_step,
+                used_blocks,
                 most_used_blocks: self.scheduler.kv_cache().used(),
             },
         );
@@ -192,11 +212,14 @@ mod tests {
             for steps in 0..200 {
                 assert_eq!(series.total(steps), total);
                 for most in [1, 5, 60, 300] {
-                    for span in [total.saturating_sub(1), total, total + 1] {
-                        let to = (1..most).find(|&k| series.total(k) >= span).unwrap_or(most);
-                        assert_eq!(series.steps_to(span, most), to);
-                        let within = (0..=most).rfind(|&k| series.total(k) <= span);
-                        assert_eq!(series.steps_within(span, most), within.unwrap_or(0));
+                    for ready in [total.saturating_sub(1), total, total + 1, u64::MAX] {
+                        let to = (1..most).find(|&k| series.total(k) >= ready);
+                        for room in [0, total / 2, total, total + 1, u64::MAX] {
+                            let within = (0..=most).rfind(|&k| series.total(k) <= room);
+                            let steps = to.unwrap_or(most).min(within.unwrap_or(0));
+                            let found = series.steps_until(ready, room, most);
+                            assert_eq!(found, (steps, series.total(steps)));
+                        }
                     }
                 }
                 total += first + growth * steps;

@@ -4,6 +4,8 @@
 //! and in which of them is settled when it starts: the *phase* (step number modulo `block_size`) at
 //! which its computed tokens fill a block. One counter a phase says how many blocks a step takes.
 
+use super::jump::Series;
+
 /// Tokens a block holds, with the division that goes with it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockSize {
@@ -184,11 +186,11 @@ impl KvCache {
         self.takers[self.phase_after(self.block_size.rest(step))]
     }
 
-    /// `steps` steps of decodes alone pass.
+    /// `steps` steps of decodes alone pass; returns the sum of blocks used in each times its weight.
     #[inline]
-    pub(crate) fn advance(&mut self, steps: u32, decodes: u32) -> UsedBlocks {
+    pub(crate) fn advance(&mut self, steps: u32, decodes: u32, weights: Series) -> u128 {
         if steps > self.block_size.tokens {
-            return self.advance_cycles(steps, decodes);
+            return self.advance_cycles(steps, decodes, weights);
         }
         let mut used = self.used();
         let (mut sum, mut sum_by_step) = (0, 0);
@@ -199,22 +201,20 @@ impl KvCache {
             self.next_step();
         }
         self.take(used - self.used());
-        UsedBlocks {
-            sum,
-            sum_by_step: u128::from(sum_by_step),
-        }
+        u128::from(weights.first) * u128::from(sum)
+            + u128::from(weights.growth) * u128::from(sum_by_step)
     }
 
     /// The same for many steps: step `cycle * q + r` uses what step `r` does and `decodes` blocks
     /// more a cycle, so sums over `q` are of squares at most.
-    fn advance_cycles(&mut self, steps: u32, decodes: u32) -> UsedBlocks {
+    fn advance_cycles(&mut self, steps: u32, decodes: u32, weights: Series) -> u128 {
         let cycle = u128::from(self.block_size.tokens);
         let (whole, rest) = (self.block_size.whole(steps), self.block_size.rest(steps));
         let more = u128::from(decodes);
         let mut used = self.used();
         let (mut sum, mut sum_by_step) = (0, 0);
         for r in 0..self.block_size.tokens {
-            used += self.demand_ahead(r);
+            used += self.takers[self.phase_after(r)];
             let n = u128::from(whole + u32::from(r < rest));
             let (first, r) = (u128::from(used), u128::from(r));
             let q = n * (n - 1) / 2;
@@ -228,18 +228,8 @@ impl KvCache {
             self.next_step();
         }
         self.take(taken);
-        UsedBlocks {
-            sum: sum as u64,
-            sum_by_step,
-        }
+        u128::from(weights.first) * sum + u128::from(weights.growth) * sum_by_step
     }
-}
-
-/// Blocks used in each of several steps, summed: plainly, and times the number of the step (from 0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UsedBlocks {
-    pub(crate) sum: u64,
-    pub(crate) sum_by_step: u128,
 }
 
 #[cfg(test)]
@@ -292,15 +282,17 @@ mod tests {
             for asked in [1, 3, 4, 9, 30] {
                 let mut walked = kv.clone();
                 let mut fit = 0;
-                let mut used = UsedBlocks {
-                    sum: 0,
-                    sum_by_step: 0,
-                };
+                let (weights, mut used) = (
+                    Series {
+                        first: 1_000,
+                        growth: 7,
+                    },
+                    0,
+                );
                 while fit < asked && walked.decode_demand() <= walked.free() {
                     walked.take(walked.decode_demand());
                     walked.next_step();
-                    used.sum += u64::from(walked.used());
-                    used.sum_by_step += u128::from(walked.used() * fit);
+                    used += u128::from(walked.used() * (1_000 + 7 * fit));
                     fit += 1;
                 }
                 assert_eq!(
@@ -309,7 +301,7 @@ mod tests {
                     "{free} free, {asked} asked"
                 );
                 let mut jumped = kv.clone();
-                assert_eq!(jumped.advance(fit, 7), used);
+                assert_eq!(jumped.advance(fit, 7, weights), used);
                 assert_eq!(jumped.free(), walked.free());
                 assert_eq!(jumped.phase, walked.phase);
             }

@@ -41,7 +41,8 @@ mod tests;
 pub(crate) use decision::{Chunk, Completed, Decision};
 
 use super::batch::AdapterSet;
-use super::kv_cache::{KvCache, UsedBlocks};
+use super::jump::Series;
+use super::kv_cache::KvCache;
 use super::requests::{Request, Requests};
 use super::running::{Calendar, Running};
 use super::waiting::Waiting;
@@ -476,13 +477,13 @@ impl Scheduler {
     }
 
     /// Takes that many alike steps at once; who ends with the last is for
-    /// [`Scheduler::end_decodes`].
+    /// [`Scheduler::end_decodes`]. Returns the blocks used, each step's times its weight.
     #[inline]
-    pub(crate) fn advance(&mut self, steps: u32) -> UsedBlocks {
+    pub(crate) fn advance(&mut self, steps: u32, weights: Series) -> u128 {
         let decodes = self.running.len();
         self.context_tokens += u64::from(steps) * u64::from(decodes);
         self.step += steps;
-        self.kv_cache.advance(steps, decodes)
+        self.kv_cache.advance(steps, decodes, weights)
     }
 
     /// The shape of the first of the alike steps.

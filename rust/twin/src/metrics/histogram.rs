@@ -27,7 +27,8 @@ impl Histogram {
     /// The bucket of a value.
     #[inline]
     fn bucket(value: Time) -> usize {
-        let shift = (u64::BITS - BITS).saturating_sub(value.0.leading_zeros());
+        // The lowest bit of the lowest octave, so that a shift below none need not be asked for.
+        let shift = (u64::BITS - BITS) - (value.0 | OCTAVE as u64).leading_zeros();
         ((shift as usize) << (BITS - 1)) + (value.0 >> shift) as usize
     }
 
