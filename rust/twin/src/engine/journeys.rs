@@ -1,12 +1,12 @@
 //! What became of each request in flight, in time; and its row, if records are kept.
 
-use super::prefetch::prefetch;
+use super::prefetch;
 use crate::record::{RequestColumns, Status};
 use crate::requests::Request;
 use crate::units::Time;
 
 /// Times of one request: a cache line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(align(64))]
 pub(super) struct Journey {
     pub(super) arrival: Time,
@@ -38,27 +38,25 @@ impl Journeys {
         }
     }
 
-    /// The journey will be needed soon.
+    /// These journeys will be needed soon.
     #[inline]
-    pub(super) fn prefetch(&self, id: u32) {
-        prefetch(&self.rows, id);
+    pub(super) fn prefetch(&self, ids: impl Iterator<Item = u32>) {
+        if prefetch::is_worthwhile(&self.rows) {
+            ids.for_each(|id| prefetch::prefetch(&self.rows, id));
+        }
     }
 
     #[inline]
     pub(super) fn accepted(&mut self, id: u32, number: u64, request: &Request, ready: Time) {
-        let journey = Journey {
-            arrival: request.arrival,
-            first_token: Time::MAX,
-            ttft: Time::ZERO,
-            latest_token: Time::ZERO,
-            merged_before_ppm: 0,
-            number,
-            in_flight: true,
-        };
-        match self.rows.get_mut(id as usize) {
-            Some(row) => *row = journey,
-            None => self.rows.push(journey),
+        if id as usize == self.rows.len() {
+            self.rows.push(Journey::default());
         }
+        // What is not written here is written before it is read.
+        let journey = &mut self.rows[id as usize];
+        journey.arrival = request.arrival;
+        journey.first_token = Time::MAX;
+        journey.number = number;
+        journey.in_flight = true;
         if let Some(columns) = &mut self.columns {
             columns.push(request, ready.seconds(), Status::Unfinished);
         }
@@ -90,11 +88,13 @@ impl Journeys {
         }
     }
 
-    /// Arrivals of requests in flight that have no token yet.
-    pub(super) fn without_token(&self) -> impl Iterator<Item = (Time, u64)> + '_ {
-        (self.rows.iter())
-            .filter(|journey| journey.in_flight && journey.first_token == Time::MAX)
-            .map(|journey| (journey.arrival, journey.number))
+    /// Arrival of each request in flight, and its TTFT if it has its first token.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = (Time, Option<Time>)> + '_ {
+        let in_flight = self.rows.iter().filter(|journey| journey.in_flight);
+        in_flight.map(|journey| {
+            let has_token = journey.first_token != Time::MAX;
+            (journey.arrival, has_token.then_some(journey.ttft))
+        })
     }
 
     /// The rows; requests still in flight keep what they have.

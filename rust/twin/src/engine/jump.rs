@@ -1,11 +1,10 @@
 //! Steps that are alike, taken at once.
 //!
-//! While all that runs decodes, nobody can be admitted and nothing arrives, steps differ only in the
-//! context they read: it grows by one token a request. So `k` steps take `k a + b k (k - 1) / 2`, the
-//! first taking `a` and each one `b` more than the one before: exact, since time is integer. A jump
-//! ends with the step in which somebody ends, before the step whose blocks are not free, with the
-//! first step that ends when an arrival is ready or later, and before the window begins or the run
-//! ends.
+//! While all that runs decodes and nobody can be admitted, steps differ only in the context they read:
+//! it grows by one token a request. So `k` steps take `k a + b k (k - 1) / 2`, the first taking `a` and
+//! each one `b` more than the one before: exact, since time is integer. A jump ends with the step in
+//! which somebody ends, before the step whose blocks are not free, with the first step that ends when
+//! a request that may be admitted is ready, or later, and before the window begins or the run ends.
 
 use super::Engine;
 use crate::metrics::{AlikeSteps, StepCounts};
@@ -127,7 +126,9 @@ impl Engine<'_> {
     }
 
     /// Takes of `most` alike steps those before the next request that is ready; says how many.
-    #[inline]
+    ///
+    /// Not inlined: the loop around it would have no registers left for it.
+    #[inline(never)]
     fn stretch(&mut self, most: u64, is_first: bool) -> u64 {
         self.scheduler.alike_shape(&mut self.decision.shape);
         let shape = &self.decision.shape;

@@ -136,6 +136,9 @@ impl<'a> Engine<'a> {
     }
 
     /// One engine step; false if the end of the run cut it off.
+    ///
+    /// Not inlined: the loop around it would have no registers left for it.
+    #[inline(never)]
     fn step(&mut self) -> Result<bool, SimulateError> {
         self.scheduler.schedule(&mut self.decision);
         for preempted in &self.decision.preempted {
@@ -144,28 +147,27 @@ impl<'a> Engine<'a> {
                 self.journeys[preempted.id].latest_token = self.now;
             }
         }
-        for chunk in &self.decision.chunks {
-            self.journeys.prefetch(chunk.id);
-        }
-        let shape = self.decision.shape;
+        self.journeys
+            .prefetch(self.decision.chunks.iter().map(|chunk| chunk.id));
+        let shape = &self.decision.shape;
         if shape.scheduled == 0 {
             self.refuse_if_stuck()?;
         }
         let loads = self.lora_slots.walk(self.scheduler.batch());
-        let took = self.scenario.step_time.price(&shape) + loads.time;
+        let shape = &self.decision.shape;
+        let took = self.scenario.step_time.price(shape) + loads.time;
+        let distinct = shape.distinct_adapters;
         let start = self.now;
         let end = start + took;
         let counts = self.step_counts(loads);
         if end > self.end {
-            let distinct = shape.distinct_adapters;
             self.tally.state(start, self.end, &counts, distinct);
             return Ok(false);
         }
         self.receive_until(end);
         self.now = end;
         self.hand_out_tokens(took);
-        self.tally
-            .state(start, end, &counts, shape.distinct_adapters);
+        self.tally.state(start, end, &counts, distinct);
         self.tally.steps(end, &counts);
         if self.steps.is_some() {
             self.record_step(start, took, &counts);
@@ -224,7 +226,6 @@ impl<'a> Engine<'a> {
                 journey.ttft = front_end.ttft(engine_ttft, shape.scheduled, took);
                 journey.first_token = self.now;
                 journey.merged_before_ppm = self.merged_ppm;
-                self.tally.first_token(journey.arrival, journey.ttft);
             } else {
                 let gap = self.now.since(journey.latest_token);
                 self.tally.gaps(self.now, gap, 1);
@@ -263,9 +264,7 @@ impl<'a> Engine<'a> {
             self.scheduler.requests.release(id);
         }
         self.clients.in_flight -= self.completed.finished.len() as u32;
-        for id in self.scheduler.ending_next() {
-            self.journeys.prefetch(id);
-        }
+        self.journeys.prefetch(self.scheduler.ending_next());
     }
 
     /// A row for the step that has just ended.
@@ -278,8 +277,9 @@ impl<'a> Engine<'a> {
 
     fn outcome(mut self) -> Outcome {
         let end = self.tally.end(self.scenario);
-        for (arrival, _) in self.journeys.without_token() {
-            self.tally.first_token(arrival, end.since(arrival));
+        for (arrival, ttft) in self.journeys.unfinished() {
+            let ttft = ttft.unwrap_or(end.since(arrival));
+            self.tally.unfinished(arrival, ttft);
         }
         let unfinished = u64::from(self.clients.in_flight);
         Outcome {

@@ -1,6 +1,15 @@
 //! A hint that a row will be needed soon: when overloaded, tens of thousands of requests wait, their
 //! rows are met in no order, and fetching each only when it is used was half of the engine's time.
 
+/// So few rows are in a near cache anyway.
+const FEW_ROWS: usize = 1024;
+
+/// Whether fetching a row before it is needed is worth asking which.
+#[inline]
+pub(super) fn is_worthwhile<T>(rows: &[T]) -> bool {
+    rows.len() > FEW_ROWS
+}
+
 /// Starts fetching a row; has no effect but on speed.
 #[inline]
 pub(super) fn prefetch<T>(rows: &[T], index: u32) {

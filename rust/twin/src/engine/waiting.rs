@@ -331,7 +331,7 @@ impl Queue {
     /// Whether most numbers belong to requests long gone.
     #[inline]
     fn is_sparse(&self) -> bool {
-        self.ids.len() > 4096 + 4 * self.len as usize
+        self.ids.len() > 512 + 4 * self.len as usize
     }
 
     /// Numbers those that wait from zero again, in the same order.

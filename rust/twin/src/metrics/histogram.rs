@@ -71,6 +71,24 @@ impl Histogram {
         self.counts.resize(buckets, 0);
     }
 
+    /// Adds what another has counted.
+    pub(crate) fn add_all(&mut self, other: &Histogram) {
+        for (bucket, &count) in (other.lowest..).zip(&other.counts) {
+            if count > 0 {
+                self.add_to(bucket, count);
+            }
+        }
+    }
+
+    /// Takes away what another has counted, of which this has no less.
+    pub(crate) fn remove_all(&mut self, other: &Histogram) {
+        for (bucket, &count) in (other.lowest..).zip(&other.counts) {
+            if count > 0 {
+                self.counts[bucket - self.lowest] -= count;
+            }
+        }
+    }
+
     pub(crate) fn add_infinite(&mut self, count: u64) {
         self.infinite += count;
     }

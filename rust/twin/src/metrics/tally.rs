@@ -80,8 +80,13 @@ pub(crate) struct Tally {
     adapters: Vec<AdapterTally>,
     offered_prompt_tokens: u64,
     dropped: u64,
+    /// Of all that completed in the window.
     ttft: Histogram,
-    ttft_of_offered: Histogram,
+    /// Of those among them that had arrived before it: few or none, so that what was offered in the
+    /// window need not be counted apart.
+    ttft_of_early: Histogram,
+    /// Of those offered in the window that are in flight when the run ends.
+    ttft_of_unfinished: Histogram,
     tpot: Histogram,
     tpot_ps: f64,
     tpot_requests: u64,
@@ -109,7 +114,8 @@ impl Tally {
             offered_prompt_tokens: 0,
             dropped: 0,
             ttft: Histogram::new(),
-            ttft_of_offered: Histogram::new(),
+            ttft_of_early: Histogram::new(),
+            ttft_of_unfinished: Histogram::new(),
             tpot: Histogram::new(),
             tpot_ps: 0.0,
             tpot_requests: 0,
@@ -159,11 +165,10 @@ impl Tally {
         self.dropped += u64::from(arrival >= self.warmup);
     }
 
-    /// A request's first token reached the client, or will not before the end.
-    #[inline]
-    pub(crate) fn first_token(&mut self, arrival: Time, ttft: Time) {
+    /// A request is in flight when the run ends: its TTFT, or its age if it has no token.
+    pub(crate) fn unfinished(&mut self, arrival: Time, ttft: Time) {
         if arrival >= self.warmup {
-            self.ttft_of_offered.add(ttft, 1);
+            self.ttft_of_unfinished.add(ttft, 1);
         }
     }
 
@@ -188,6 +193,9 @@ impl Tally {
         adapter.output_tokens += u64::from(done.output_tokens);
         adapter.ttft_ps += u128::from(done.ttft.0);
         self.ttft.add(done.ttft, 1);
+        if done.arrival < self.warmup {
+            self.ttft_of_early.add(done.ttft, 1);
+        }
         let decoding = done.done.since(done.first_token);
         self.decoding_ps += u128::from(decoding.0);
         self.merged_ppm += done.merged_ppm;
@@ -258,9 +266,12 @@ impl Tally {
     }
 
     /// The totals; `unfinished` requests are still in flight.
-    pub(crate) fn summary(&mut self, scenario: &Scenario, unfinished: u64) -> Summary {
+    pub(crate) fn summary(&self, scenario: &Scenario, unfinished: u64) -> Summary {
         let end = self.end(scenario);
-        self.ttft_of_offered.add_infinite(self.dropped);
+        let mut ttft_of_offered = self.ttft.clone();
+        ttft_of_offered.add_all(&self.ttft_of_unfinished);
+        ttft_of_offered.remove_all(&self.ttft_of_early);
+        ttft_of_offered.add_infinite(self.dropped);
         let window_ps = end.since(self.warmup).0 as f64;
         let mean = |sum: u128| {
             if sum == 0 {
@@ -286,7 +297,7 @@ impl Tally {
             output_tokens,
             unfinished,
             ttft_ms: spread(&self.ttft, ttft_ps as f64 * 1e-9 / completed as f64),
-            ttft_with_unserved_p99_ms: self.ttft_of_offered.quantiles_ms([0.99])[0],
+            ttft_with_unserved_p99_ms: ttft_of_offered.quantiles_ms([0.99])[0],
             tpot_ms: spread(&self.tpot, self.tpot_ps * 1e-9 / self.tpot_requests as f64),
             itl_ms: spread(&self.gaps, self.decoding_ps as f64 * 1e-9 / gaps_left),
             preemptions: self.preemptions,

@@ -1,8 +1,11 @@
 //! One small table a rule, made by hand, in the columns of a recorded run: requests, then steps. The
 //! tables stand in `decisions/`; each says in its first lines what to check it by.
 
+use super::{Completed, Decision, Prospect, Scheduler};
 use crate::conform::{replay_schedule, Difference, Lists, RecordedSchedule};
+use crate::engine::jump::Series;
 use crate::scenario::{EngineSettings, RuleSet};
+use crate::step_time::BatchShape;
 
 /// A table's lines: `name value` settings, `request ...` and `step ...` rows with columns set apart
 /// by `|`. A list is `-` when empty; scheduled is `request:tokens`.
@@ -203,4 +206,85 @@ fn table_with_a_wrong_entry_is_told_apart() {
     assert_ne!(table, wrong);
     let difference = Table::read(&wrong).difference(RuleSet::Vllm085);
     assert!(difference.is_some_and(|difference| difference.field == "free_blocks"));
+}
+
+/// An engine of two adapters that has taken its first step with one request of the first.
+fn one_runs(table: &str) -> Scheduler {
+    let engine = Table::read(table).engine(RuleSet::Vllm085);
+    let mut scheduler = Scheduler::new(&engine, &[false, false]);
+    arrive(&mut scheduler, 0, 8);
+    step(&mut scheduler);
+    scheduler
+}
+
+fn arrive(scheduler: &mut Scheduler, adapter: u32, prompt_tokens: u32) {
+    let id = scheduler.add(adapter, prompt_tokens, 20);
+    scheduler.enqueue(id);
+}
+
+fn step(scheduler: &mut Scheduler) -> Decision {
+    let mut decision = Decision::default();
+    scheduler.schedule(&mut decision);
+    scheduler.complete(&decision, &mut Completed::default());
+    decision
+}
+
+#[test]
+fn arrival_that_can_only_be_skipped_leaves_the_next_steps_alike() {
+    let mut scheduler = one_runs("max_loras 1");
+    for arrivals in 1..=2 {
+        arrive(&mut scheduler, 1, 8);
+        assert_eq!(scheduler.prospect, Prospect::AllSkipped);
+        assert!(scheduler.alike_steps() > 0);
+        let mut shape = BatchShape::default();
+        scheduler.alike_shape(&mut shape);
+        assert_eq!((shape.skipped, shape.waiting), (arrivals, arrivals));
+        // As deciding the step finds too.
+        assert_eq!(scheduler.clone_and_decide().skipped, arrivals);
+    }
+    arrive(&mut scheduler, 0, 8);
+    assert_eq!(scheduler.alike_steps(), 0, "it needs no further slot");
+    assert_eq!(step(&mut scheduler).chunks.len(), 1);
+}
+
+#[test]
+fn arrival_behind_one_that_lacks_blocks_leaves_the_next_steps_alike() {
+    let mut scheduler = one_runs("num_blocks 9");
+    arrive(&mut scheduler, 1, 30);
+    assert_eq!(scheduler.alike_steps(), 0, "its blocks may be free");
+    step(&mut scheduler);
+    assert_eq!(scheduler.prospect, Prospect::Stopped);
+    arrive(&mut scheduler, 0, 1);
+    assert!(scheduler.alike_steps() > 0);
+    let mut shape = BatchShape::default();
+    scheduler.alike_shape(&mut shape);
+    assert_eq!((shape.skipped, shape.waiting), (0, 2));
+    assert_eq!(scheduler.clone_and_decide(), shape);
+}
+
+#[test]
+fn slot_that_is_given_up_opens_the_queue() {
+    let mut scheduler = one_runs("max_loras 1");
+    arrive(&mut scheduler, 1, 8);
+    let mut completed = Completed::default();
+    let steps = scheduler.alike_steps();
+    assert_eq!(steps, 19, "all its tokens but the first");
+    scheduler.advance(
+        steps,
+        Series {
+            first: 1,
+            growth: 0,
+        },
+    );
+    scheduler.end_decodes(&mut completed);
+    assert_eq!(completed.finished, [0]);
+    assert!(!scheduler.is_settled());
+    assert_eq!(step(&mut scheduler).chunks.len(), 1);
+}
+
+impl Scheduler {
+    /// The shape of the next step, decided apart.
+    fn clone_and_decide(&self) -> BatchShape {
+        step(&mut self.clone()).shape
+    }
 }
