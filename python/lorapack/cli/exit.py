@@ -57,7 +57,8 @@ def message_of(error: LorapackError) -> str:
         Lines for stderr, without a newline at the end.
     """
     if isinstance(error, InputError):
-        where = ": ".join(shown(part) for part in (error.file, error.place) if part)
+        file = [] if not error.file else [_file(error.file)]
+        where = ": ".join([*file, *([shown(error.place)] if error.place else [])])
         lines = [f"error: {where}" if where else "error"]
         if error.value is not None:
             lines.append(f"  found: {shown(error.value)}")
@@ -66,6 +67,11 @@ def message_of(error: LorapackError) -> str:
         nearest = [] if error.nearest is None else [f"  nearest: {error.nearest}"]
         return "\n".join([f"no feasible answer: {error.limit}", *nearest])
     return f"error: {error}"
+
+
+def _file(path: str) -> str:
+    """A path in full, however long: its end says which file is meant."""
+    return path if path.isprintable() and path == path.strip() else ascii(path)
 
 
 def _say(message: str) -> None:

@@ -120,9 +120,22 @@ class Printer:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        drawn = RichTable(title=Text(table.title) if table.title else None, title_justify="left")
+        title = Text(table.title) if table.title else None
+        drawn = RichTable(
+            title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        )
         for index, column in enumerate(table.columns):
-            drawn.add_column(column, justify="right" if _numeric(table, index) else "left")
+            # In a narrow terminal headings break between words, names anywhere, numbers never: what
+            # an ellipsis cuts off cannot be read at all.
+            words = column.replace("_", " ")
+            numeric = _numeric(table, index)
+            whole = [cell_text(row[index]) for row in table.rows] if numeric else []
+            drawn.add_column(
+                Text(words),
+                justify="right" if numeric else "left",
+                overflow="fold",
+                min_width=max(map(len, [*words.split(), *whole]), default=1),
+            )
         for row in table.rows:
             # Text, not str: a name such as "[red]" is a name, not markup.
             drawn.add_row(*(Text(cell_text(cell)) for cell in row))

@@ -124,6 +124,16 @@ def test_errors_become_exit_codes(monkeypatch, capfd, error, code, said):
     assert said in err
 
 
+def test_a_long_path_is_named_in_full(monkeypatch, capfd):
+    path = f"/{'folder/' * 20}the-file.csv"
+    error = InputError(path, "line 3", "x" * 200, "mend it")
+    monkeypatch.setattr(main.cli, "main", Reading(error))
+    assert main.run([]) == 2
+    complaint = capfd.readouterr().err
+    assert f"error: {path}: line 3" in complaint
+    assert "(200 characters)" in complaint
+
+
 def test_a_bug_shows_its_traceback(monkeypatch):
     monkeypatch.setattr(main.cli, "main", Reading(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):

@@ -88,3 +88,20 @@ def test_progress_on_a_terminal_stays_on_stderr(monkeypatch, capsys):
     with Printer().progress("working", 3) as advance:
         advance(3)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("width", [80, 60, 200])
+def test_a_terminal_shows_names_and_numbers_whole(monkeypatch, capsys, width):
+    name = "llama-3.1-8b/h100-64gb/vllm-0.8.5"
+    columns = ["gpu", "profile", "adapters", "rate_rps", "max_lora_rank", "holds"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "dumb")
+    rows = [["gpu-0", name, 12345, 20.31, 32, "yes"]]
+    Printer().result({}, Table("", columns, rows))
+    said = capsys.readouterr().out
+    assert "\u2026" not in said, "nothing is cut off"
+    for whole in ("12,345", "20.31", "adapters", "holds", "yes"):
+        assert whole in said
+    folded = "".join(word for line in said.splitlines() for word in line[7:].split()[:1])
+    assert width < 80 or name in folded
