@@ -8,17 +8,15 @@ Needs the extra `bench`. Prints every figure that docs/performance.md quotes.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from simpy_loop import Prices, Request, SimpyTwin
+from sweep import sweeps
 
 import lorapack as lp
 from lorapack import _native
@@ -215,34 +213,6 @@ for cap in (25_500, None):
 def memory() -> None:
     """Peak memory of a run in a process of its own."""
     subprocess.run([sys.executable, "-c", MEMORY], check=True)
-
-
-def sweeps(n: int) -> None:
-    """A sweep of mixed load on one core and on two."""
-    text = (Path(__file__).parent / "sweep.toml").read_text(encoding="utf-8")
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    walls_s = []
-    for jobs in range(1, len(cores) + 1):
-        with tempfile.TemporaryDirectory() as folder:
-            definition = Path(folder) / "sweep.toml"
-            definition.write_text(text.replace("n = 1000", f"n = {n}"), encoding="utf-8")
-            command = ["-m", "lorapack", "sweep", str(definition), "-o", f"{folder}/rows", "-q"]
-            command = [sys.executable, *command, "--jobs", str(jobs)]
-            os.sched_setaffinity(0, cores[:jobs])  # the threads beside the simulating ones too
-            begun = time.perf_counter()
-            process = subprocess.Popen(command)
-            _, status, used = os.wait4(process.pid, 0)
-            walls_s.append(time.perf_counter() - begun)
-        if status:
-            sys.exit(f"the sweep failed: {status}")
-        core_s = used.ru_utime + used.ru_stime
-        print(
-            f"sweep of {n} hours, cores {jobs}: {walls_s[-1]:.1f} s, {core_s:.1f} s on cores "
-            f"({core_s / walls_s[-1] / jobs:.0%} of them), {core_s / n * 1e3:.1f} ms a scenario, "
-            f"peak {used.ru_maxrss / 1024:.0f} MB, "
-            f"efficiency {walls_s[0] / walls_s[-1] / jobs:.0%}",
-            flush=True,
-        )
 
 
 if __name__ == "__main__":
