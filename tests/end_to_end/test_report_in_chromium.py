@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -22,16 +23,38 @@ def chromium() -> str:
     return CHROMIUM
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """A report of a packed fleet, with its timeline."""
+def method(name, slots, n_gpus, verified=True):
+    return {"method": name, "slots": slots, "n_gpus": n_gpus, "verified": verified}
+
+
+METHODS = [
+    method("greedy", "own", 1),
+    method("random", "own", 3),
+    method("random", "ours", 2),
+    method("max-backbone", "own", 1, verified=False),
+    method("impossible", "own", None, verified=False),
+]
+
+CURVE = [
+    {"adapters": 90, "max_loras": n, "starts": n < 512, "holds": n == 32, "throughput_tps": t}
+    for n, t in [(8, 900.0), (32, 1900.0), (128, 1700.0), (512, 0.0)]
+]
+
+
+@pytest.fixture(scope="module", params=["simulated", "predicted"])
+def page(request, tmp_path_factory):
+    """A report of a packed fleet with its timeline, beside it what other commands would give."""
     folder = tmp_path_factory.mktemp("report")
+    (folder / "compare.json").write_text(json.dumps({"methods": METHODS}))
+    maxpack = {"maxpack": 90, "max_loras": 32, "rate_rps": 0.1, "rank": 8, "curve": CURVE}
+    (folder / "maxpack.json").write_text(json.dumps(maxpack))
     fleet = folder / "fleet.csv"
     rows = [f"tenant-{number},{(8, 16, 32)[number % 3]},0.05" for number in range(12)]
     fleet.write_text("\n".join(["adapter,rank,rate_rps", *rows]) + "\n")
     plan, html = folder / "plan.json", folder / "report.html"
-    assert run(["pack", str(fleet), "-o", str(plan), "--quiet"]) == 0
-    arguments = ["report", str(plan), "-o", str(html), "--timeline", "60", "--quiet"]
+    proof = [] if request.param == "simulated" else ["--no-verify"]
+    assert run(["pack", str(fleet), "-o", str(plan), "--quiet", *proof]) == 0
+    arguments = ["report", str(folder), "-o", str(html), "--timeline", "60", "--quiet"]
     assert run(arguments) == 0
     return html
 
@@ -63,7 +86,7 @@ def test_every_figure_is_drawn_and_the_console_is_quiet(chromium, page):
     assert said == []
     wanted = len(re.findall(r'data-figure="', dom))
     assert re.search(r'<html[^>]* data-drawn="(\d+)"', dom)[1] == str(wanted)
-    assert len(re.findall(r"<svg[^>]*class=\"marks\"", dom)) == wanted >= 3
+    assert len(re.findall(r"<svg[^>]*class=\"marks\"", dom)) == wanted >= 6
 
 
 def test_the_console_would_be_heard(chromium, page, tmp_path):
