@@ -69,7 +69,12 @@ def from_peft(
     Example: lorapack fleet from-peft adapters/ --rate 20 --popularity zipf:1 -o fleet.csv
     """
     from lorapack.fleet.draw import Popularity
-    from lorapack.fleet.from_peft import fleet_from_peft, read_peft_folders, taken_by
+    from lorapack.fleet.from_peft import (
+        features_in,
+        fleet_from_peft,
+        read_peft_folders,
+        taken_by,
+    )
     from lorapack.fleet.read import FORMATS
 
     refuse_early(output, FORMATS, force=force)
@@ -82,7 +87,8 @@ def from_peft(
     if refused and not skip:
         raise refused[0]
     fleet = fleet_from_peft(adapters, rate_rps=rate, popularity=law, seed=seed)
-    notes = [f"{adapter.name}: {note}" for adapter in adapters for note in adapter.notes]
+    notes = features_in(adapters)
+    notes += [f"{adapter.name}: {note}" for adapter in adapters for note in adapter.notes]
     notes += [
         f"{adapter.name}: {version} refuses it: {', '.join(reasons)}"
         for adapter in adapters

@@ -15,6 +15,7 @@ from lorapack.fleet.adapter import LARGEST_RANK, Adapter, is_clean_text
 from lorapack.fleet.draw import Popularity, significant, stream
 from lorapack.fleet.fleet import Fleet
 from lorapack.fleet.peft_adapter import CONFIG, PeftAdapter, read_peft_adapter
+from lorapack.fleet.target_modules import listed
 from lorapack.profile.model_shape import ModelShape
 
 
@@ -78,6 +79,26 @@ def _adapter_folders(top: Path) -> list[tuple[Path, str]]:
     if not found:
         raise InputError(top, None, None, f"holds no {CONFIG}, nor does any folder in it")
     return found
+
+
+def features_in(adapters: Sequence[PeftAdapter]) -> list[str]:
+    """What is out of the ordinary, and about whom.
+
+    Args:
+        adapters: Those read.
+
+    Returns:
+        One line a feature; of many adapters, the first few and how many more.
+    """
+    by_feature: dict[str, list[str]] = {}
+    for adapter in adapters:
+        for feature in adapter.features:
+            saved = listed(adapter.saved_modules) if feature == "modules_to_save" else ""
+            by_feature.setdefault(f"{feature} {saved}".strip(), []).append(adapter.name)
+    return [
+        f"{feature} in {listed(names)}, {len(names)} of {len(adapters)} adapters"
+        for feature, names in by_feature.items()
+    ]
 
 
 def taken_by(

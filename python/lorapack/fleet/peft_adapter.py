@@ -66,6 +66,7 @@ class PeftAdapter:
         served_bytes: Bytes of the LoRA tensors once cast to 16 bits.
         base_model: ``base_model_name_or_path``, if it says.
         features: What is out of the ordinary: ``rsLoRA``, ``DoRA``, ``rank_pattern`` and so on.
+        saved_modules: Modules saved whole, by the config or as plain tensors.
         notes: Where config and tensors differ, and what an engine would ignore.
         refused_by: Engine version -> reasons it would give; versions that take it are not in it.
             Modules count where the base model was given.
@@ -82,6 +83,7 @@ class PeftAdapter:
     served_bytes: int
     base_model: str | None
     features: tuple[str, ...] = ()
+    saved_modules: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     refused_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -134,6 +136,7 @@ def read_peft_adapter(
         served_bytes=elements * _SERVED_BYTES,
         base_model=base if isinstance(base, str) and base else None,
         features=tuple(name for name, has in _FEATURES.items() if has(config, parts)),
+        saved_modules=tuple(_saved_modules(config, parts)),
         notes=tuple(_notes(config, ranks)),
         refused_by=MappingProxyType(_refusals(config, parts, model)),
     )

@@ -108,7 +108,7 @@ def refused_modules(
     reasons = []
     if unknown:
         reasons.append(
-            f"target modules {_listed(unknown)}: {model.architecture} takes {', '.join(known)}"
+            f"target modules {listed(unknown)}: {model.architecture} takes {', '.join(known)}"
         )
     misfits = {
         f"{target.name} is {target.in_features} -> {target.out_features}, "
@@ -119,11 +119,17 @@ def refused_modules(
         and size != (target.in_features, target.out_features)
     }
     if misfits:
-        reasons.append(f"tensors of another model: {_listed(misfits)}")
+        reasons.append(f"tensors of another model: {listed(misfits)}")
     return tuple(reasons)
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Names for a message: sorted, the first few, and how many more.
+
+    Example:
+        >>> listed(["b", "a"]), listed("gfedcba")
+        ('a, b', 'a, b, c, d, e and 2 more')
+    """
     ordered = sorted(names)
     more = len(ordered) - _MOST_NAMED
     said = ", ".join(shown(name) for name in ordered[:_MOST_NAMED])

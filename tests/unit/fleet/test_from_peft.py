@@ -9,7 +9,12 @@ from peft_folders import packed, safetensors, tensors_of, write_adapter
 from lorapack.errors import InputError
 from lorapack.fleet.draw import Popularity
 from lorapack.fleet.fleet import Fleet
-from lorapack.fleet.from_peft import fleet_from_peft, read_peft_folders, taken_by
+from lorapack.fleet.from_peft import (
+    features_in,
+    fleet_from_peft,
+    read_peft_folders,
+    taken_by,
+)
 from lorapack.fleet.peft_adapter import read_peft_adapter
 from lorapack.fleet.safetensors_header import read_header
 
@@ -244,6 +249,17 @@ def test_a_fleet_has_ranks_paths_and_a_stated_split(tmp_path):
         fleet_from_peft([])
     with pytest.raises(InputError):
         fleet_from_peft(adapters, rate_rps=-1.0)
+
+
+def test_what_is_out_of_the_ordinary_is_told_by_feature(tmp_path):
+    for number in range(7):
+        write_adapter(tmp_path / f"a{number}", use_rslora=True)
+    write_adapter(tmp_path / "b", tensors={**tensors_of(8), **SCORE}, use_rslora=True)
+    adapters = read_peft_folders([tmp_path]).adapters
+    assert features_in(adapters) == [
+        "rsLoRA in a0, a1, a2, a3, a4 and 3 more, 8 of 8 adapters",
+        "modules_to_save score in b, 1 of 8 adapters",
+    ]
 
 
 def test_several_base_models_are_told_apart(tmp_path):
