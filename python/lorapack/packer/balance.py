@@ -142,11 +142,13 @@ class Balance:
             Infeasible: The GPUs do not suffice.
         """
         ordered = sorted(items, key=item_order)
-        found, n_gpus = None, self._first_number(ordered)
-        while found is None and n_gpus <= len(ordered):
+        lessons, name = self.steer.lessons, self.kind.profile.name
+        n_gpus = lessons.n_gpus.get(name) or self._first_number(ordered)
+        found = self.over(ordered, n_gpus)
+        while found is None and n_gpus < len(ordered):
+            n_gpus += 1
             found = self.over(ordered, n_gpus)
-            n_gpus += found is None
-        n_gpus = self.steer.lessons.n_gpus.setdefault(self.kind.profile.name, n_gpus)
+        n_gpus = lessons.n_gpus.setdefault(name, n_gpus)
         if more:
             found = self.over(ordered, min(n_gpus + more, len(ordered))) or found
         gpus = found or self._fill.fill(ordered, 1.0 + self.margin)
@@ -156,18 +158,22 @@ class Balance:
         return gpus
 
     def _first_number(self, ordered: Sequence[Item]) -> int:
-        """The number of GPUs to try first: the last one found, or what a first filling comes to."""
-        known = self.steer.lessons.n_gpus.get(self.kind.profile.name)
-        if known is not None:
-            return known
+        """The number of GPUs to try first: what a first filling comes to."""
         first = self._fill.fill(ordered, 1.0 + self.margin)
         assert first is not None, "no number of GPUs was set"
         total = sum(size for _, size in self._learn(first, 1.0 + self.margin))
         return max(1, math.ceil(total * (1.0 + self.margin)))
 
     def over(self, items: Sequence[Item], n_gpus: int) -> list[GpuPlacement] | None:
-        """The items on so many GPUs, each as far from its limit; None where they do not hold."""
+        """The items on so many GPUs, each as far from its limit; None where they do not hold.
+
+        A number that was found to do is filled anew by what is believed now.
+        """
         ordered = sorted(items, key=item_order)
+        lessons, name = self.steer.lessons, self.kind.profile.name
+        if (name, n_gpus) in lessons.filled:
+            level = self._fill.level(ordered, n_gpus, (NARROWEST, WIDEST), HALVINGS)
+            return level and level[0]
         best: list[GpuPlacement] | None = None
         most, before = LEAST_HELD, math.inf
         for _ in range(ROUNDS):
@@ -185,6 +191,8 @@ class Balance:
             if (fits and worst >= even) or settled or total > n_gpus:
                 break
             before = total
+        if best is not None:
+            lessons.filled.add((name, n_gpus))
         return best
 
     def _learn(self, gpus: Sequence[GpuPlacement], guess: float) -> list[tuple[float, float]]:

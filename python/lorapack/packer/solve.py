@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 HOURLY_ROUNDS = 5
 """Times a plan is packed anew because a GPU would not hold in another hour."""
 
-FRAGILE_SHARE = 0.5
+FRAGILE_SHARE = 0.3
 """Share of fragile GPUs that repairs are left to mend; where more are, one more GPU is taken."""
 
 MENDABLE_SHARE = 0.1
@@ -183,47 +183,47 @@ def _prove_greedy(problem: Problem, settings: Settings, steer: Judges, judges: J
     more than a few such GPUs are not mended one by one.
     """
     placer = Placer(problem, steer, judges)
-    best: Proof | None = None
-    more = 0
-    for number in range(MORE_TRIES):
-        try:
-            gpus = _settled(problem, replace(settings, more_gpus=more), steer, judges)
-        except Infeasible:
-            if best is None:
-                raise
-            break
-        more += math.ceil(MORE_SHARE * len(gpus))
-        failing = len(fragile(gpus, judges, steer))
-        if failing > max(1, FRAGILE_SHARE * len(gpus)) and number < MORE_TRIES - 1:
+    plain = is_plain_throughout(problem)
+    more, best = 0, None
+    for number in range(1, MORE_TRIES + 1):
+        gpus, n_fragile = _settled(problem, replace(settings, more_gpus=more), steer, judges)
+        step = math.ceil(MORE_SHARE * len(gpus))
+        more += step
+        limited = problem.n_gpus is not None and len(gpus) + step > problem.n_gpus
+        last = limited or number == MORE_TRIES
+        if n_fragile > max(1, FRAGILE_SHARE * len(gpus)) and not last:
             continue
-        proof = repair(gpus, judges, steer, placer)
-        if best is None or (proof.verified, -len(proof.gpus)) > (best.verified, -len(best.gpus)):
-            best = proof
-        if best.verified and len(best.gpus) <= len(gpus):
+        # A GPU that repairs would open is better opened when all are filled.
+        most = len(gpus) if plain and not last else None
+        best = repair(gpus, judges, steer, placer, most)
+        if best.verified or last:
             break
     assert best is not None, "the last try is proven whatever came of it"
-    return best if is_plain_throughout(problem) else _closed(problem, settings, best, steer, judges)
+    return best if plain else _closed(problem, settings, best, steer, judges)
 
 
 def _settled(
     problem: Problem, settings: Settings, steer: Judges, judges: Judges
-) -> list[GpuPlacement]:
-    """A placement of which few GPUs are fragile, if placing anew with the doubtful ones gets there.
+) -> tuple[list[GpuPlacement], int]:
+    """A placement and how many of its GPUs are fragile: few, if evening out gets there.
 
-    Every GPU of a plain fleet has some slack, which moves to where it is needed.
+    The GPUs of a plain fleet have some slack, which moves to where it proves to be needed.
     """
     gpus = place(problem, steer, settings)
-    for _ in range(DOUBTS if is_plain_throughout(problem) else 0):
-        settings.progress("verifying with the twin", 0)
-        failing = fragile(gpus, judges, steer)
-        if len(failing) <= MENDABLE_SHARE * len(gpus):
+    settings.progress("verifying with the twin", 0)
+    failing = fragile(gpus, judges, steer)
+    if not is_plain_throughout(problem):
+        return gpus, len(failing)
+    for _ in range(DOUBTS):
+        if len(failing) <= max(1, MENDABLE_SHARE * len(gpus)):
             break
         doubt(failing, steer.lessons)
         again = place(problem, steer, settings)
-        if len(again) > len(gpus):
+        still = fragile(again, judges, steer)
+        if len(again) > len(gpus) or len(still) >= len(failing):
             break
-        gpus = again
-    return gpus
+        gpus, failing = again, still
+    return gpus, len(failing)
 
 
 def _closed(

@@ -69,13 +69,15 @@ class Lessons:
         rungs: GPU -> the rungs of `margins.LADDER` between which it was seen to break.
         believed: Item, by its key -> by how much more it counts than physics says.
         doubts: Item -> by how much more, still, since a GPU with it failed.
-        n_gpus: Profile -> GPUs on which its items were last found to hold.
+        n_gpus: Profile -> the fewest GPUs on which its items were found to hold.
+        filled: Profiles and numbers of GPUs that were found to do.
     """
 
     rungs: dict[GpuPlacement, tuple[int, int]] = field(default_factory=dict)
     believed: dict[tuple[str, float], float] = field(default_factory=dict)
     doubts: dict[tuple[str, float], float] = field(default_factory=dict)
     n_gpus: dict[str, int] = field(default_factory=dict)
+    filled: set[tuple[str, int]] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,13 @@ def verify(gpus: Sequence[GpuPlacement], judges: Judges) -> Proof:
     return Proof(tuple(gpus), tuple(_judge(gpus, judges, [1.0] * len(gpus))))
 
 
-def repair(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges, healer: Healer) -> Proof:
+def repair(
+    gpus: Sequence[GpuPlacement],
+    judges: Judges,
+    steer: Judges,
+    healer: Healer,
+    most: int | None = None,
+) -> Proof:
     """Judges every GPU, mends those that fail, and judges again until all hold or rounds run out.
 
     Args:
@@ -134,6 +142,7 @@ def repair(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges, healer: 
         judges: The verifying ones.
         steer: The quicker ones that placed; they choose where a relieved adapter goes.
         healer: Puts what was taken off on GPUs of its own.
+        most: Ordinary GPUs there may be; where more are needed, it is left as it is.
     """
     current = list(gpus)
     mended = 0
@@ -144,7 +153,8 @@ def repair(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges, healer: 
             break
         mended += len(failing)
         relieved = _relieve(current, verdicts, failing, judges, steer, healer)
-        if relieved == current:
+        opened = most is not None and sum(not gpu.exempt for gpu in relieved) > most
+        if relieved == current or opened:
             break
         current = relieved
     return replace(verify(current, judges), repaired=mended)
