@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapack.errors import InputError
+from lorapack.fidelity.validate import METRICS
 from lorapack.packer.plan import Plan
+from lorapack.report.checks import curve_of, methods_of, numbers_in
+from lorapack.report.figures.frontier import COLUMNS as FRONTIER
 from lorapack.sweep.store import MANIFEST, scan_sweep
 
 if TYPE_CHECKING:
@@ -104,9 +107,9 @@ def _take_object(path: Path, document: Mapping[str, Any], sources: Sources) -> b
             raise InputError(path, "gpus", None, "is a second plan: give one plan a report")
         sources.plan = Plan.from_dict(document, file=str(path))
     elif isinstance(document.get("methods"), list):
-        sources.comparison = document["methods"]
+        sources.comparison = methods_of(path, document["methods"])
     elif isinstance(document.get("curve"), list):
-        sources.maxpacks[path.stem] = document
+        sources.maxpacks[path.stem] = curve_of(path, document)
     elif isinstance(document.get("throughput"), dict) and "n_runs" in document:
         sources.validations[path.stem] = document
     else:
@@ -136,11 +139,12 @@ def _replayed(path: Path) -> pl.DataFrame:
 def _take_table(path: Path, frame: pl.DataFrame, sources: Sources) -> bool:
     columns = set(frame.columns)
     if {"simulated_tps", "measured_tps"} <= columns:
-        sources.rows = frame
+        pairs = [name for pair in METRICS.values() for name in pair]
+        sources.rows = numbers_in(path, frame, pairs)
     elif {"adapter_rates_rps", "mean_ttft_ms", "max_loras"} <= columns:
         sources.rows = _replayed(path)
     elif {"served_fraction", "max_loras"} <= columns:
-        sources.sweep = frame
+        sources.sweep = numbers_in(path, frame, FRONTIER)
     else:
         return False
     return True

@@ -261,6 +261,75 @@ def test_two_plans_are_refused(folder):
         read_sources([folder, folder / "plan.json"])
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("document", "place"),
+    [
+        ({"methods": [1]}, "methods[0]"),
+        ({"methods": [{}]}, "methods[0]"),
+        ({"methods": [{"method": 3}]}, "methods[0]"),
+        ({"methods": [{**method("a", "own", 1), "n_gpus": "x"}]}, "methods[0].n_gpus"),
+        ({"methods": [method("a", "own", 1), method("b", "own", -1)]}, "methods[1].n_gpus"),
+        ({"methods": [method("a", "own", NAN)]}, "methods[0].n_gpus"),
+        ({"methods": [{**method("a", "own", 1), "cost_per_hour": "1"}]}, "methods[0].cost_per"),
+        ({"curve": [1]}, "curve[0]"),
+        ({"curve": [{"adapters": "x", "max_loras": 1}]}, "curve[0].adapters"),
+        ({"curve": [{"adapters": 1, "max_loras": None}]}, "curve[0].max_loras"),
+        (
+            {"curve": [{"adapters": 1, "max_loras": 1, "throughput_tps": float("inf")}]},
+            "curve[0].throughput_tps",
+        ),
+        ({"curve": [], "maxpack": []}, "maxpack"),
+    ],
+)
+def test_a_damaged_answer_is_refused_by_its_place(tmp_path, document, place):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError) as caught:
+        read_sources([path])
+    assert caught.value.file == str(path)
+    assert caught.value.place.startswith(place)
+    assert "--json` wrote" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "simulated_tps,measured_tps\nfast,1\n",
+        "served_fraction,max_loras,n_adapters,offered_tps\n0.5,8,many,100\n",
+    ],
+)
+def test_a_column_of_words_is_refused(tmp_path, text):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(InputError, match="give numbers") as caught:
+        read_sources([tmp_path / "x.csv"])
+    assert caught.value.place.startswith("column ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "simulated_tps,measured_tps,starved\nNaN,1,maybe\n",
+        "simulated_tps,measured_tps,simulated_ttft_ms,mean_ttft_ms,starved\n1,1,inf,2,maybe\n",
+        "simulated_tps,measured_tps\n",
+        "served_fraction,max_loras,n_adapters,offered_tps\n0.5,8,4,inf\nNaN,8,,100\n",
+    ],
+)
+def test_what_is_no_finite_number_is_left_out(tmp_path, text):
+    (tmp_path / "x.csv").write_text(text)
+    html = render(read_sources([tmp_path / "x.csv"]))
+    specs = re.search(r'id="specs">(.*?)</script>', html, re.DOTALL)
+    assert specs is None or "NaN" not in specs[1]
+
+
+def test_scores_that_are_no_numbers_are_left_out(tmp_path):
+    answer = {"n_runs": 3, "throughput": {"mape": NAN, "smape": 1.0}, "itl": {"mape": "x"}}
+    (tmp_path / "x.json").write_text(json.dumps(answer))
+    assert "Scores over" not in render(read_sources([tmp_path / "x.json"]))
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", "{", '{"gpus": [{}]}', '"x"'])
 def test_a_file_that_holds_nothing_known_is_refused(tmp_path, text):
     path = tmp_path / "x.json"

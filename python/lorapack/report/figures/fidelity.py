@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ def fidelity(rows: pl.DataFrame) -> list[Figure]:
     for metric, (simulated, measured) in METRICS.items():
         if {simulated, measured} <= set(rows.columns):
             kept = rows
-            if metric in UNSTARVED_ONLY and "starved" in rows.columns:
+            if metric in UNSTARVED_ONLY and rows.schema.get("starved") == pl.Boolean:
                 kept = rows.filter(~pl.col("starved"))
             figures.append(_pair_figure(kept, metric, measured, simulated))
     return [figure for figure in figures if figure is not None]
@@ -83,7 +84,8 @@ def scores(name: str, answer: Mapping[str, Any]) -> Figure | None:
 
 
 def _known_score(score: Mapping[str, Any]) -> bool:
-    return all(isinstance(score.get(key), (int, float)) for key in ("mape", "smape"))
+    values = [score.get(key) for key in ("mape", "smape")]
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
 
 def _pair_figure(rows: pl.DataFrame, metric: str, measured: str, simulated: str) -> Figure | None:

@@ -11,6 +11,9 @@ from lorapack.report.figures.style import ACCENT, WARM, Figure, chart_of, scale_
 if TYPE_CHECKING:
     import polars as pl
 
+COLUMNS = ("n_adapters", "offered_tps", "served_fraction")
+"""Columns of a sweep that are drawn."""
+
 MOST_SCENARIOS = 4000
 """Scenarios of a sweep that a figure shows; of more, a fixed draw."""
 
@@ -26,7 +29,7 @@ def frontier(sweep: pl.DataFrame) -> Figure | None:
     """
     import polars as pl
 
-    columns = ["n_adapters", "offered_tps", "served_fraction"]
+    columns = list(COLUMNS)
     if not set(columns) <= set(sweep.columns):
         return None
     kept = sweep.select(columns).drop_nulls().filter(pl.col("offered_tps") > 0)
