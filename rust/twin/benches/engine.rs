@@ -11,46 +11,51 @@ use lorapack_twin::requests::RequestSource;
 use lorapack_twin::scenario::Scenario;
 use lorapack_twin::{simulate, Records};
 
-/// Simulated seconds a wall-clock second of the papers' Python twin, where it is known.
 struct Case {
     name: &'static str,
-    scenario: Scenario,
+    n_adapters: usize,
+    /// Dealt round robin.
+    rates_rps: Vec<f64>,
+    max_loras: u32,
+    warm: bool,
+    /// Simulated seconds a wall-clock second of the papers' Python twin, where it is known.
     reference: Option<f64>,
 }
 
-fn cases() -> Vec<Case> {
-    let heavy = [1.6, 0.8, 0.4];
-    let light = [0.1, 0.05, 0.025];
-    let many = |n_adapters: usize| {
-        // The same 30 requests a second, spread over more and more adapters.
-        let mut scenario = campaign::hour(n_adapters, &[30.0 / n_adapters as f64], 64);
-        scenario.warm = true;
+impl Case {
+    fn scenario(&self) -> Scenario {
+        let mut scenario = campaign::hour(self.n_adapters, &self.rates_rps, self.max_loras);
+        scenario.warm = self.warm;
         scenario
-    };
-    let case = |name, scenario, reference| Case {
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let (heavy, light) = ([1.6, 0.8, 0.4], [0.1, 0.05, 0.025]);
+    let of_papers = |name, n_adapters, rates_rps: [f64; 3], max_loras, reference| Case {
         name,
-        scenario,
-        reference,
+        n_adapters,
+        rates_rps: rates_rps.to_vec(),
+        max_loras,
+        warm: false,
+        reference: Some(reference),
+    };
+    // The same 30 requests a second, spread over more and more adapters.
+    let many = |name, n_adapters: usize| Case {
+        name,
+        n_adapters,
+        rates_rps: vec![30.0 / n_adapters as f64],
+        max_loras: 64,
+        warm: true,
+        reference: None,
     };
     vec![
-        case(
-            "128 adapters, overloaded",
-            campaign::hour(128, &heavy, 32),
-            Some(69.0),
-        ),
-        case(
-            "32 adapters, KV-bound",
-            campaign::hour(32, &heavy, 16),
-            Some(158.0),
-        ),
-        case(
-            "128 adapters, light",
-            campaign::hour(128, &light, 32),
-            Some(2470.0),
-        ),
-        case("100 adapters, 30 req/s", many(100), None),
-        case("1,000 adapters, 30 req/s", many(1_000), None),
-        case("10,000 adapters, 30 req/s", many(10_000), None),
+        of_papers("128 adapters, overloaded", 128, heavy, 32, 69.0),
+        of_papers("32 adapters, KV-bound", 32, heavy, 16, 158.0),
+        of_papers("128 adapters, light", 128, light, 32, 2470.0),
+        many("100 adapters, 30 req/s", 100),
+        many("1,000 adapters, 30 req/s", 1_000),
+        many("10,000 adapters, 30 req/s", 10_000),
     ]
 }
 
@@ -68,7 +73,7 @@ fn main() {
             continue;
         }
         if once {
-            let outcome = simulate(&case.scenario, Records::default(), &|| false);
+            let outcome = simulate(&case.scenario(), Records::default(), &|| false);
             println!("{} requests", outcome.expect("it can run").summary.offered);
         } else {
             report(&case);
@@ -84,9 +89,10 @@ fn heading() {
 }
 
 fn report(case: &Case) {
-    let requests = RequestSource::new(&case.scenario).count();
-    let draw_s = best_s(&mut || RequestSource::new(&case.scenario).count());
-    let run = || simulate(&case.scenario, Records::default(), &|| false).expect("it can run");
+    let scenario = case.scenario();
+    let requests = RequestSource::new(&scenario).count();
+    let draw_s = best_s(&mut || RequestSource::new(&scenario).count());
+    let run = || simulate(&scenario, Records::default(), &|| false).expect("it can run");
     let summary = run().summary;
     let wall_s = best_s(&mut || run().summary.completed as usize);
     let speed = summary.simulated_s / wall_s;

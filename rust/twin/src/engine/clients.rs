@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::journeys::Journeys;
 use super::scheduler::Scheduler;
 use crate::metrics::Tally;
-use crate::requests::RequestSource;
+use crate::requests::{Request, RequestSource};
 use crate::scenario::Scenario;
 use crate::units::Time;
 
@@ -91,14 +91,15 @@ impl Clients {
             max_in_flight: scenario.max_in_flight.unwrap_or(u32::MAX),
             sent: 0,
         };
-        clients.look_ahead();
+        clients.look_ahead(None);
         clients
     }
 
-    /// Notes when the source's next request arrives.
+    /// Notes when the source's next request arrives; `drawn` if it is drawn already.
     #[inline]
-    fn look_ahead(&mut self) {
-        (self.next_arrival, self.next_served) = match self.source.drawn().first() {
+    fn look_ahead(&mut self, drawn: Option<Request>) {
+        let next = drawn.or_else(|| self.source.drawn().first().copied());
+        (self.next_arrival, self.next_served) = match next {
             Some(next) => (next.arrival, self.server.ready(next.arrival, next.adapter)),
             None => (Time::MAX, Time::MAX),
         };
@@ -146,8 +147,9 @@ impl Clients {
         journeys: &mut Journeys,
         tally: &mut Tally,
     ) {
+        let drawn = self.source.drawn();
         let mut taken = 0;
-        for request in self.source.drawn() {
+        for request in drawn {
             if request.arrival >= until {
                 break;
             }
@@ -159,15 +161,16 @@ impl Clients {
                 let adapter = request.adapter;
                 let ready = self.server.ready(request.arrival, adapter);
                 let id = scheduler.add(adapter, request.prompt_tokens, request.output_tokens);
-                journeys.accepted(id, self.sent + taken, request, ready);
+                journeys.accepted(id, self.sent + taken as u64, request, ready);
                 self.server.accept(id, adapter, ready);
                 self.in_flight += 1;
             }
             taken += 1;
         }
-        self.sent += taken;
-        self.source.consume(taken as usize);
-        self.look_ahead();
+        self.sent += taken as u64;
+        let next = drawn.get(taken).copied();
+        self.source.consume(taken);
+        self.look_ahead(next);
     }
 
     /// Requests that are ready by `now` join the engine's waiting queue.

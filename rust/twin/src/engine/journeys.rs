@@ -38,12 +38,16 @@ impl Journeys {
         }
     }
 
-    /// These journeys will be needed soon.
+    /// Whether there are so many that it is worth telling which will be needed soon.
     #[inline]
-    pub(super) fn prefetch(&self, ids: impl Iterator<Item = u32>) {
-        if prefetch::is_worthwhile(&self.rows) {
-            ids.for_each(|id| prefetch::prefetch(&self.rows, id));
-        }
+    pub(super) fn are_many(&self) -> bool {
+        prefetch::are_many(&self.rows)
+    }
+
+    /// The journey will be needed soon.
+    #[inline]
+    pub(super) fn prefetch(&self, id: u32) {
+        prefetch::prefetch(&self.rows, id);
     }
 
     #[inline]

@@ -147,8 +147,11 @@ impl<'a> Engine<'a> {
                 self.journeys[preempted.id].latest_token = self.now;
             }
         }
-        self.journeys
-            .prefetch(self.decision.chunks.iter().map(|chunk| chunk.id));
+        if self.journeys.are_many() {
+            for chunk in &self.decision.chunks {
+                self.journeys.prefetch(chunk.id);
+            }
+        }
         let shape = &self.decision.shape;
         if shape.scheduled == 0 {
             self.refuse_if_stuck()?;
@@ -264,7 +267,11 @@ impl<'a> Engine<'a> {
             self.scheduler.requests.release(id);
         }
         self.clients.in_flight -= self.completed.finished.len() as u32;
-        self.journeys.prefetch(self.scheduler.ending_next());
+        if self.journeys.are_many() {
+            for id in self.scheduler.ending_next() {
+                self.journeys.prefetch(id);
+            }
+        }
     }
 
     /// A row for the step that has just ended.

@@ -4,9 +4,9 @@
 /// So few rows are in a near cache anyway.
 const FEW_ROWS: usize = 1024;
 
-/// Whether fetching a row before it is needed is worth asking which.
+/// Whether there are so many rows that those needed soon are worth looking for.
 #[inline]
-pub(super) fn is_worthwhile<T>(rows: &[T]) -> bool {
+pub(super) fn are_many<T>(rows: &[T]) -> bool {
     rows.len() > FEW_ROWS
 }
 

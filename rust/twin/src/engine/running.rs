@@ -42,6 +42,7 @@ impl Running {
         self.len += 1;
     }
 
+    #[cold]
     fn close_holes(&mut self, requests: &mut Requests) {
         self.order.retain(|&id| id != NONE);
         for (place, &id) in self.order.iter().enumerate() {
@@ -110,6 +111,7 @@ impl Calendar {
     }
 
     /// Twice as many places; all entered steps are within the old length from `now`.
+    #[cold]
     fn grow(&mut self, now: u32) {
         let old = std::mem::take(&mut self.first);
         self.first = vec![NONE; old.len() * 2];
@@ -146,20 +148,28 @@ impl Calendar {
     #[inline]
     pub(crate) fn take(&mut self, step: u32, requests: &Requests, ended: &mut Vec<u32>) {
         let place = self.place(step);
-        let mut id = self.first[place];
+        let id = self.first[place];
         if id == NONE {
             return;
         }
         self.first[place] = NONE;
         self.occupied[place / 64] &= !(1 << (place % 64));
+        if requests[id].next == NONE {
+            ended.push(id);
+        } else {
+            Calendar::list(id, requests, ended);
+        }
+    }
+
+    /// A list from its first on, put in order of admission.
+    #[inline(never)]
+    fn list(mut id: u32, requests: &Requests, ended: &mut Vec<u32>) {
         let begin = ended.len();
         while id != NONE {
             ended.push(id);
             id = requests[id].next;
         }
-        if ended.len() - begin > 1 {
-            ended[begin..].sort_unstable_by_key(|&id| requests[id].place);
-        }
+        ended[begin..].sort_unstable_by_key(|&id| requests[id].place);
     }
 
     /// Who ends in `step`, in no order.

@@ -195,8 +195,14 @@ impl Heads {
         let entered = &mut self.entered[adapter as usize];
         if *entered != number {
             *entered = number;
-            self.heap.push(Heads::entry(number, adapter));
+            self.push(Heads::entry(number, adapter));
         }
+    }
+
+    /// Not inlined: those who mostly do without would have no registers left for it.
+    #[inline(never)]
+    fn push(&mut self, entry: Reverse<u64>) {
+        self.heap.push(entry);
     }
 
     /// The adapter's request `number` is gone, and `next` is its first now.
@@ -262,6 +268,7 @@ impl Queue {
         number as u32
     }
 
+    #[cold]
     fn lengthen(&mut self) {
         let words = (self.bits.len() * 2).max(64);
         self.bits.resize(words, 0);
