@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -77,9 +77,23 @@ def test_the_wheel_does_the_main_job_without_rust(packages, repository, tmp_path
         run(binaries / "lorapack", "doctor", "--json", cwd=tmp_path, environment=bare)
     )
     assert doctor["ok"]
-    start = time.perf_counter()
-    run(binaries / "lorapack", "--help", cwd=tmp_path, environment=bare)
-    assert time.perf_counter() - start < 1.0
+    assert min(start_up_s(binaries, tmp_path, bare) for _ in range(3)) < 1.0
+
+
+def start_up_s(binaries: Path, folder: Path, environment: dict[str, str]) -> float:
+    """Seconds until `pack` has begun its work: here, until it says what is wrong with the fleet.
+
+    The processor's, since the clock's are those of whatever else runs.
+    """
+    fleet = folder / "broken.csv"
+    fleet.write_text("adapter,rank,rate_rps\nsql,16,fast\n")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [binaries / "lorapack", "pack", fleet], env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, b"rate_rps" in done.stderr) == (2, True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def test_the_sdist_builds_and_does_the_main_job(packages, tmp_path):
