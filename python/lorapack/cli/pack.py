@@ -129,8 +129,6 @@ def _pack(out: Printer, seed: int, fleet_path: Path, options: dict[str, Any]) ->
     rates_path, old_path = options["rates_path"], options["old_path"]
     if rates_path is not None and old_path is not None:
         raise click.UsageError("give --rates or --from, not both")
-    if options["no_verify"] and (rates_path or old_path):
-        raise click.UsageError("--no-verify goes with neither --rates nor --from")
     fleet = Fleet.read(fleet_path, need_rates=rates_path is None)
     build = _problem_maker(seed, options)
     with out.progress("packing", total=len(fleet)) as advance:

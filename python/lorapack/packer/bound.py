@@ -90,7 +90,7 @@ def true_bound(problem: Problem, evaluator: Evaluator) -> float:
     for group in _groups(problem):
         by_law: dict[_Law, float] = {}
         for adapter in group:
-            law = _law(adapter)
+            law = law_of(adapter)
             by_law[law] = by_law.get(law, 0.0) + adapter.rate_rps
         rates = np.array(list(by_law.values()))
         prices = [
@@ -111,7 +111,7 @@ def request_prices_s(
         One row a pair (b, m), one column an adapter: every row is a valid list of prices.
         Infinite for an adapter whose rank no engine of this profile starts with.
     """
-    keys = [_law(adapter) for adapter in adapters]
+    keys = [law_of(adapter) for adapter in adapters]
     columns = _columns(profile, keys, evaluator, min_served)
     return np.stack([columns[key] for key in keys], axis=1)
 
@@ -120,7 +120,7 @@ def dearest_prices_s(
     profile: Profile, adapters: Sequence[Adapter], evaluator: Evaluator, min_served: float
 ) -> Floats:
     """The largest of each adapter's prices of `request_prices_s`."""
-    keys = [_law(adapter) for adapter in adapters]
+    keys = [law_of(adapter) for adapter in adapters]
     columns = _columns(profile, keys, evaluator, min_served)
     dearest = {key: float(column.max()) for key, column in columns.items()}
     return np.array([dearest[key] for key in keys])
@@ -243,7 +243,8 @@ def _stacked(columns: Mapping[_Law, Floats]) -> Floats:
     return np.stack(list(columns.values()), axis=1)
 
 
-def _law(adapter: Adapter) -> _Law:
+def law_of(adapter: Adapter) -> _Law:
+    """What the price of an adapter's requests depends on."""
     rank = 0 if adapter.is_base else _rank_class(adapter.rank)
     return (rank, adapter.lengths, adapter.prompt_tokens, adapter.output_tokens)
 

@@ -1,150 +1,122 @@
-"""A dual bound on the predicted surface, after Farley: an estimate of the fewest GPUs.
+"""Lower bounds on the number of GPUs, given the share of a GPU that each item takes.
 
 Let y price the items. No GPU holds a set worth more than v, the largest sum of y over any set that
-fits one, so the fleet needs at least sum(y) / v of them (Farley 1990). Prices start at the share
-that an item takes of the GPU it is on and are improved by column generation: what is in the most
-valuable set is overpriced, and made cheaper. What fits is said by physics, up to the load that
-GPUs of this plan were seen to hold, and the most valuable set is searched for (the plan's own GPUs
-are among those looked at), not found exactly: so the figure is called an estimate, and the true
-bound of `bound` stands beside it.
+fits one, so at least sum(y) / v GPUs are needed (Farley 1990). With the least share of each item
+for its price v is 1 at most, and the items' shares add up. Up to 60 items, prices are improved by
+column generation (Gilmore and Gomory 1961), each most valuable set found exactly; for more, large
+items are rounded up where two of them cannot meet (the bound L2 of Martello and Toth 1990).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorapack.packer.evaluate import max_lora_rank_for
-from lorapack.packer.guide import SHORT_OF_SLOTS, first_load
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from lorapack.packer.guide import Guide
-    from lorapack.packer.placement import Item
-    from lorapack.twin.service_level import ServiceLevel
-
     Floats = NDArray[np.float64]
 
-LOOKS = 60_000
-"""Items looked at in all rounds together: what the estimate may cost."""
+MOST_EXACT = 60
+"""Items up to which prices are improved."""
 
-FEWEST_ROUNDS, MOST_ROUNDS = 4, 60
-"""Rounds of column generation."""
+ROUNDS = 80
+"""Of column generation, at most."""
 
-CHEAPER = 0.12
-"""By how much what is in the most valuable set is made cheaper in the first round; less later."""
+GRID = 10_000
+"""Parts of a GPU that shares are rounded down to, which makes a bound no larger."""
 
+SMALL = 0.05
+"""Shares below which items are not worth rounding up beside."""
 
-@dataclass(frozen=True)
-class Surface:
-    """What fits on a GPU, by prediction.
-
-    Attributes:
-        guide: Predicts loads.
-        limits: The rank slots are made for -> the largest load that holds.
-        otherwise: The same for ranks that no GPU of the plan has.
-        full: A full GPU of each rank, beside which an item's size is measured.
-        seen: Names of sets that were seen to hold, each with the traffic over its own at which it
-            no longer did: worth so much more than it is.
-    """
-
-    guide: Guide
-    limits: Mapping[int, float]
-    otherwise: float
-    full: Mapping[int, Sequence[Item]]
-    seen: Sequence[tuple[frozenset[tuple[str, float]], float]] = ()
-
-    @classmethod
-    def of(
-        cls, guide: Guide, slo: ServiceLevel, gpus: Sequence[tuple[Sequence[Item], float]]
-    ) -> Surface:
-        """The surface, given what GPUs hold and the factor on their traffic that is too much."""
-        full = [[busier(item, factor) for item in items] for items, factor in gpus]
-        limits: dict[int, float] = {}
-        largest: dict[int, Sequence[Item]] = {}
-        for items in full:
-            rank, load = guide.rank(items), guide.load(items)
-            if limits.get(rank, 0.0) < load < SHORT_OF_SLOTS:
-                limits[rank] = load
-            if len(items) > len(largest.get(rank, ())):
-                largest[rank] = items
-        otherwise = max(limits.values(), default=1.1 * first_load(slo))
-        seen = [
-            (frozenset((item.name, item.share) for item in items), factor) for items, factor in gpus
-        ]
-        return cls(guide, limits, otherwise, largest, seen)
-
-    def limit(self, rank: int) -> float:
-        """The largest load at a rank."""
-        return self.limits.get(rank, self.otherwise)
-
-    def sizes(self, items: Sequence[Item], rank: int) -> Floats:
-        """The share of a GPU that each item takes, beside others where such a GPU is known."""
-        beside = self.full.get(rank, ())
-        before = self.guide.load(beside)
-        loads = [self.guide.load_beside(beside, item, rank) - before for item in items]
-        return np.maximum(np.array(loads) / self.limit(rank), 1e-9)
+CLOSE = 1e-3
+"""GPUs between the bound and what fractions of sets reach at which improving ends."""
 
 
-def dual_estimate(items: Sequence[Item], surface: Surface) -> float:
-    """The best Farley bound found, in GPUs.
+def dual_bound(sizes: Floats, plan: Sequence[Sequence[int]]) -> float:
+    """GPUs that no placement goes below, if these are the shares that items take.
 
     Args:
-        items: All that must be placed.
-        surface: What fits.
+        sizes: A row a class of GPU, a column an item; endless where it does not fit.
+        plan: Sets that fit, which together hold every item.
     """
-    busy = [item for item in items if item.load.rate_rps > 0]
-    if not busy:
-        return 0.0
-    ranks = sorted({max_lora_rank_for([item.load]) for item in busy})
-    sizes = {rank: surface.sizes(busy, rank) for rank in ranks}
-    own = [max_lora_rank_for([item.load]) for item in busy]
-    prices = np.array([sizes[rank][i] for i, rank in enumerate(own)])
-    seen = [
-        ([i for i, item in enumerate(busy) if (item.name, item.share) in names], factor)
-        for names, factor in surface.seen
-    ]
-    for known, factor in seen:
-        prices[known] /= factor * prices[known].sum()
+    least = sizes.min(axis=0)
+    bound = max(float(least.sum()), rounded_up_bound(least))
+    if len(least) > MOST_EXACT or math.ceil(bound - CLOSE) >= len(plan):
+        return bound
+    return max(bound, _improved(sizes, plan))
+
+
+def rounded_up_bound(sizes: Floats) -> float:
+    """Items over half a GPU have one each; what room they leave, those of no less than k share."""
     best = 0.0
-    rounds = int(np.clip(LOOKS // (len(busy) * len(ranks)), FEWEST_ROUNDS, MOST_ROUNDS))
-    for number in range(rounds):
-        inside, value = _most_valuable(busy, prices, sizes, surface)
-        for known, factor in seen:
-            worth = factor * float(prices[known].sum())
-            if worth > value:
-                inside, value = known, worth
-        best = max(best, float(prices.sum()) / value)
-        prices[inside] *= 1.0 - CHEAPER / (1.0 + 0.1 * number)
+    large = sizes[sizes > 0.5]
+    for k in np.unique(sizes[(sizes >= SMALL) & (sizes <= 0.5)]):
+        alone = large[large > 1.0 - k]
+        shared = large[large <= 1.0 - k]
+        small = float(sizes[(sizes >= k) & (sizes <= 0.5)].sum())
+        room = len(shared) - float(shared.sum())
+        best = max(best, len(alone) + len(shared) + max(0.0, math.ceil(small - room - CLOSE)))
+    return max(best, float(len(large)))
+
+
+def _improved(sizes: Floats, plan: Sequence[Sequence[int]]) -> float:
+    """The best Farley bound in rounds of column generation."""
+    weights = np.where(np.isfinite(sizes), np.floor(np.minimum(sizes, 2.0) * GRID), 2 * GRID)
+    columns = [frozenset(members) for members in plan]
+    best = 0.0
+    for _ in range(ROUNDS):
+        prices, fractional = _prices(columns, sizes.shape[1])
+        members, value = most_valuable(prices, weights.astype(np.int64))
+        best = max(best, fractional / max(value, 1.0))
+        if fractional - best < CLOSE or members in columns:
+            break
+        columns.append(members)
     return best
 
 
-def busier(item: Item, factor: float) -> Item:
-    """The item with its traffic multiplied."""
-    return replace(item, load=replace(item.load, rate_rps=item.load.rate_rps * factor))
+def _prices(columns: Sequence[frozenset[int]], n_items: int) -> tuple[Floats, float]:
+    """The prices at which the sets known are worth 1 at most, their sum as large as can be."""
+    from scipy.optimize import linprog  # slow to import, and only small fleets need it
+
+    worth = np.zeros((len(columns), n_items))
+    for row, members in enumerate(columns):
+        worth[row, list(members)] = 1.0
+    found = linprog(-np.ones(n_items), A_ub=worth, b_ub=np.ones(len(columns)), method="highs")
+    prices: Floats = np.asarray(found.x)
+    return prices, float(prices.sum())
 
 
-def _most_valuable(
-    items: Sequence[Item], prices: Floats, sizes: Mapping[int, Floats], surface: Surface
-) -> tuple[list[int], float]:
-    """The set worth most of those filled by value for size, or by value alone, for each rank."""
-    best: list[int] = []
-    most = 0.0
-    for rank, own in sizes.items():
-        fits = [i for i, item in enumerate(items) if item.load.rank <= rank]
-        for value in (prices / own, prices):
-            order = sorted(fits, key=lambda i: (-value[i], items[i].load.adapter, items[i].share))
-            taken = surface.guide.take([], [items[i] for i in order], surface.limit(rank), rank)
-            inside = [order[place] for place in taken]
-            worth = float(prices[inside].sum())
-            if worth > most:
-                best, most = inside, worth
-    if not best:  # every item alone is past the limit: the dearest is a set of its own
-        dearest = int(np.argmax(prices))
-        return [dearest], float(prices[dearest])
-    return best, most
+def most_valuable(prices: Floats, weights: NDArray[np.int64]) -> tuple[frozenset[int], float]:
+    """The set worth most of those that fit a GPU of some class, exactly (on the grid)."""
+    best: tuple[frozenset[int], float] = (frozenset(), 0.0)
+    for own in weights:
+        inside = [i for i in np.argsort(own, kind="stable") if own[i] <= GRID and prices[i] > 0]
+        worth = np.zeros(GRID + 1)
+        taken = np.zeros((len(inside), GRID + 1), dtype=bool)
+        for row, i in enumerate(inside):
+            weight = int(own[i])
+            with_it = worth[: GRID + 1 - weight] + prices[i]
+            better = with_it > worth[weight:]
+            taken[row, weight:] = better
+            worth[weight:] = np.where(better, with_it, worth[weight:])
+        value = float(worth[GRID])
+        if value > best[1]:
+            best = (_backwards(inside, taken, own), value)
+    return best
+
+
+def _backwards(
+    inside: Sequence[int], taken: NDArray[np.bool_], weights: NDArray[np.int64]
+) -> frozenset[int]:
+    """The items of the best set, from the table of choices."""
+    members, room = set(), GRID
+    for row in range(len(inside) - 1, -1, -1):
+        if taken[row, room]:
+            members.add(int(inside[row]))
+            room -= int(weights[inside[row]])
+    return frozenset(members)

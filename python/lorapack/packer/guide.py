@@ -88,9 +88,10 @@ class Guide:
 
     def load(self, items: Sequence[Item]) -> float:
         """The least load of a set over the rules."""
-        if not items:
-            return 0.0
-        rank = self.rank(items)
+        return self.load_of(items, self.rank(items)) if items else 0.0
+
+    def load_of(self, items: Sequence[Item], rank: int) -> float:
+        """The same with slots of a rank."""
         sums, n = self.sums(items, rank)
         return self.best(sums, n, rank)[0]
 

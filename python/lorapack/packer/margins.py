@@ -82,6 +82,11 @@ def _hold(gpus: Sequence[GpuPlacement], judges: Judges, rungs: Mapping[int, int]
     return [holds[i] for i in rungs]
 
 
+def next_rung(held: int) -> float | None:
+    """The traffic on the rung after the last that held; None where all did."""
+    return None if held == TOP else LADDER[held + 1]
+
+
 def breaks_at(gpu: GpuPlacement, judges: Judges) -> float | None:
     """At about which multiple of the planned traffic a GPU that was asked about breaks.
 

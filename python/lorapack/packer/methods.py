@@ -94,10 +94,11 @@ def _placed_quickly(
 ) -> list[GpuPlacement] | None:
     """Items that nothing binds, on GPUs of one kind; None where this knows no quicker way."""
     if isinstance(steer.level, PredictedJudge):
-        if problem.objective == "latency" or problem.spare_gpus:
+        if problem.objective == "latency":
             return None
         slots = PredictedSlots(steer.level, kind.profile, slot_rules(steer.slo))
-        return QuickFill(kind, slots, settings.seed_margin).place(items, problem.n_gpus)
+        fill = QuickFill(kind, slots, settings.seed_margin)
+        return fill.place(items, problem.n_gpus, problem.spare_gpus)
     balance = Balance(kind, steer, settings.seed_margin)
     if problem.objective == "latency" and problem.n_gpus is not None:
         return balance.over(items, min(problem.n_gpus, len(items)))

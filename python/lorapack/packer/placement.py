@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lorapack.fleet.adapter import Adapter
-    from lorapack.packer.problem import GpuKind
+    from lorapack.packer.problem import GpuKind, Problem
 
 
 @dataclass(frozen=True)
@@ -168,3 +168,15 @@ def with_one_more(gpu: GpuPlacement, item: Item) -> GpuPlacement:
 def counted(n_gpus: int) -> str:
     """A number of GPUs in words: `1 GPU`, `2 GPUs`."""
     return "1 GPU" if n_gpus == 1 else f"{n_gpus} GPUs"
+
+
+def by_kinds(
+    problem: Problem, items: Sequence[Item]
+) -> list[tuple[tuple[GpuKind, ...], list[Item]]]:
+    """Items grouped by the kinds of GPU that serve their base model."""
+    groups: dict[tuple[int, ...], tuple[tuple[GpuKind, ...], list[Item]]] = {}
+    for item in items:
+        kinds = problem.kinds_for(item.load)
+        key = tuple(id(kind) for kind in kinds)
+        groups.setdefault(key, (kinds, []))[1].append(item)
+    return list(groups.values())

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from lorapack.packer.greedy import Greedy, HoldsNowhere
 from lorapack.packer.methods import METHODS
-from lorapack.packer.placement import whole
+from lorapack.packer.placement import by_kinds, whole
+from lorapack.packer.predicted import predicted_judges
 from lorapack.packer.quick_fill import is_plain
 from lorapack.packer.split import CLUMPED_CV, Alone, Split, clump_size, split
 from lorapack.packer.verify import BURSTY_CV, Judges, join
@@ -15,10 +16,8 @@ from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel
 from lorapack.twin.trial import HOUR, QUARTER, Horizon, TwinJudge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lorapack.packer.placement import GpuPlacement, Item
-    from lorapack.packer.problem import GpuKind, Problem
+    from lorapack.packer.problem import Problem
     from lorapack.packer.settings import Settings
 
 JOIN_TRIES = 4
@@ -29,7 +28,16 @@ BURSTY_SEEDS = 2
 
 
 def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
-    """The quick judges that steer and the thorough ones that verify, on seeds apart."""
+    """The quick judges that steer and the thorough ones that verify, on seeds apart.
+
+    Without verification, the ones who predict are both.
+
+    Raises:
+        InputError: Without verification: a profile has no model.
+    """
+    if not settings.verify:
+        predicting = predicted_judges(problem, settings)
+        return predicting, predicting
     batch = replace(SERVICE_LEVELS["batch"], min_served=problem.slo.min_served)
     bursty = is_bursty(problem)
     horizon = HOUR if bursty else QUARTER
@@ -85,7 +93,7 @@ def _place(problem: Problem, items: Split, steer: Judges, settings: Settings) ->
     """Items by the method, base model by base model; then the clumped, where they may be."""
     gpus: list[GpuPlacement] = []
     method = METHODS[settings.method]
-    for kinds, group in _by_kinds(problem, items.items):
+    for kinds, group in by_kinds(problem, items.items):
         gpus += method(problem, kinds, group, steer, settings)
     left: list[Item] = []
     for item in items.clumped:
@@ -109,7 +117,7 @@ def _joins(item: Item, gpus: list[GpuPlacement], steer: Judges) -> bool:
 
 def is_plain_throughout(problem: Problem) -> bool:
     """Whether nothing but the service level says who goes where, in all of a fleet."""
-    groups = _by_kinds(problem, whole(problem.fleet))
+    groups = by_kinds(problem, whole(problem.fleet))
     return all(is_plain(problem, kinds, items) for kinds, items in groups)
 
 
@@ -124,14 +132,14 @@ class Placer:
     def place(self, items: list[Item]) -> list[GpuPlacement]:
         """Ordinary items, by greedy."""
         gpus: list[GpuPlacement] = []
-        for kinds, group in _by_kinds(self.problem, items):
+        for kinds, group in by_kinds(self.problem, items):
             gpus += Greedy(kinds, self.steer.level, self.steer.slo).place(group)
         return gpus
 
     def exempt(self, items: list[Item], at_least: int) -> list[GpuPlacement]:
         """Exempt clients, evenly over the fewest GPUs that hold under `batch`."""
         gpus: list[GpuPlacement] = []
-        for kinds, group in _by_kinds(self.problem, items):
+        for kinds, group in by_kinds(self.problem, items):
             greedy = Greedy(kinds, self.judges.batch, self.judges.batch_slo, exempt=True)
             gpus += greedy.over(group, at_least)
         return gpus
@@ -143,15 +151,3 @@ class Placer:
             item for item in gpu.items if item.load.cv > CLUMPED_CV and not alone.holds(item.load)
         ]
         return sorted(found, key=clump_size)[-1:]
-
-
-def _by_kinds(
-    problem: Problem, items: Sequence[Item]
-) -> list[tuple[tuple[GpuKind, ...], list[Item]]]:
-    """Items grouped by the kinds of GPU that serve their base model."""
-    groups: dict[tuple[int, ...], tuple[tuple[GpuKind, ...], list[Item]]] = {}
-    for item in items:
-        kinds = problem.kinds_for(item.load)
-        key = tuple(id(kind) for kind in kinds)
-        groups.setdefault(key, (kinds, []))[1].append(item)
-    return list(groups.values())

@@ -6,7 +6,7 @@ matters, near the edge of the service level.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from lorapack.fleet.adapter import at_rates
 from lorapack.packer.guide import LOAD, MOST_PRESSURE, PRESSURE, first_load
 from lorapack.packer.online import CAUTION
+from lorapack.packer.verify import Judges
 from lorapack.predictor.predictor import Predictor
 from lorapack.predictor.targets import Prediction
 from lorapack.twin.physics import FEATURE_INDEX, Physics, sums_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lorapack.packer.evaluate import SlotRule
+    from lorapack.packer.problem import Problem
+    from lorapack.packer.settings import Settings
     from lorapack.profile.memory import MemoryPlan
     from lorapack.profile.profile import Profile
     from lorapack.twin.physics import WorkSums
@@ -185,6 +188,22 @@ class PredictedJudge:
         adapters = at_rates(trial.adapters, trial.rate_factor)
         sums = sums_of(adapters, trial.profile, trial.max_lora_rank)
         return self.row(trial.profile, sums, trial.max_loras, trial.max_lora_rank)
+
+
+def predicted_judges(problem: Problem, settings: Settings) -> Judges:
+    """Judges who predict, by the problem's level and by `batch`.
+
+    Raises:
+        InputError: A profile has no model.
+    """
+    batch = replace(SERVICE_LEVELS["batch"], min_served=problem.slo.min_served)
+    level, relaxed = (
+        PredictedJudge(slo, settings.predictors, problem.host_memory_gib)
+        for slo in (problem.slo, batch)
+    )
+    for kind in problem.pool:
+        level.model(kind.profile)
+    return Judges(level, relaxed, problem.slo, batch)
 
 
 @dataclass(frozen=True)

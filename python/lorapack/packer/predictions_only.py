@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lorapack.errors import InputError
-from lorapack.packer.bound import true_bound
-from lorapack.packer.placing import place
+from lorapack.packer.margins import most_traffic, next_rung
 from lorapack.packer.predicted import PredictedJudge, is_wide
-from lorapack.packer.verify import Judges
-from lorapack.packer.writing import names_of, plan_with, planned_gpu
-from lorapack.twin.service_level import SERVICE_LEVELS
+from lorapack.packer.quick_fill import MOST_LEVELLED
+from lorapack.packer.writing import bounds_of, names_of, plan_with, planned_gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lorapack.packer.placement import GpuPlacement
     from lorapack.packer.plan import Plan, PlannedGpu
     from lorapack.packer.problem import Problem
     from lorapack.packer.settings import Settings
+    from lorapack.packer.verify import Judges
     from lorapack.predictor.targets import Prediction
 
 FIGURES = (
@@ -36,35 +33,16 @@ FIGURES = (
 )
 """What a plan keeps of a prediction."""
 
-
-def predicted_placement(
-    problem: Problem, settings: Settings
-) -> tuple[list[GpuPlacement], PredictedJudge]:
-    """Places by prediction.
-
-    Returns:
-        The GPUs, and who judged the ordinary ones.
-
-    Raises:
-        InputError: A profile has no model, or what was asked for needs the twin.
-        Infeasible: Something holds nowhere, even divided.
-    """
-    if problem.spare_gpus:
-        mend = "leave it out, or let the twin verify: the loss of a GPU is always simulated"
-        raise InputError("pack", "spare_gpus", problem.spare_gpus, f"without verification: {mend}")
-    batch = replace(SERVICE_LEVELS["batch"], min_served=problem.slo.min_served)
-    level, relaxed = (
-        PredictedJudge(slo, settings.predictors, problem.host_memory_gib)
-        for slo in (problem.slo, batch)
-    )
-    for kind in problem.pool:
-        level.model(kind.profile)
-    judges = Judges(level, relaxed, problem.slo, batch)
-    return place(problem, judges, settings), level
+LAST_ITEM = 0.02
+"""Traffic that a GPU could still take when it was full for the next item."""
 
 
 def write_predicted(
-    problem: Problem, settings: Settings, gpus: Sequence[GpuPlacement], judge: PredictedJudge
+    problem: Problem,
+    settings: Settings,
+    gpus: Sequence[GpuPlacement],
+    judges: Judges,
+    notes: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a placement that no twin has seen.
 
@@ -72,8 +50,11 @@ def write_predicted(
         problem: What was asked.
         settings: How it was packed.
         gpus: The placement.
-        judge: Who predicts.
+        judges: Who predict.
+        notes: What else was found.
     """
+    judge = judges.level
+    assert isinstance(judge, PredictedJudge), "a predicted plan is written by who predicted it"
     told = judge.predictions([gpu.trial() for gpu in gpus])
     planned = tuple(
         _planned(problem, name, gpu, said, judge)
@@ -84,15 +65,28 @@ def write_predicted(
         settings,
         gpus,
         planned,
-        {"true": true_bound(problem, judge)},
+        bounds_of(problem, gpus, _breaks_at(gpus, judges, settings), judges),
         verified=False,
         exempt=_exempt(problem, planned),
         notes={
             "evidence": "predicted",
             "out_of_range": [gpu.gpu for gpu in planned if gpu.predicted["out_of_range"]],
             "wide_interval": [gpu.gpu for gpu in planned if gpu.predicted["wide_interval"]],
+            **(notes or {}),
         },
     )
+
+
+def _breaks_at(
+    gpus: Sequence[GpuPlacement], judges: Judges, settings: Settings
+) -> list[float | None]:
+    """At which multiple of the planned traffic each GPU is predicted to break; None: far away.
+
+    Many GPUs are left as they were filled, all but the last to just below that.
+    """
+    if len(gpus) > MOST_LEVELLED:
+        return [*[1.0 + settings.seed_margin + LAST_ITEM] * (len(gpus) - 1), None]
+    return [next_rung(rung) for rung in most_traffic(gpus, judges)]
 
 
 def _planned(

@@ -80,12 +80,15 @@ class QuickFill:
     margin: float
     believed: Mapping[tuple[str, float], float] = field(default_factory=dict)
 
-    def place(self, items: Sequence[Item], max_gpus: int | None = None) -> list[GpuPlacement]:
+    def place(
+        self, items: Sequence[Item], max_gpus: int | None = None, more: int = 0
+    ) -> list[GpuPlacement]:
         """All items on as few GPUs as this finds, the slack of the last one shared out.
 
         Args:
             items: In any order; the result does not depend on it.
             max_gpus: Stop when more would be needed.
+            more: GPUs beyond the fewest, over which all are spread.
 
         Raises:
             HoldsNowhere: An item holds on no GPU.
@@ -93,13 +96,15 @@ class QuickFill:
         """
         ordered = sorted(items, key=item_order)
         gpus = self.fill(ordered, 1.0 + self.margin) or []
-        if max_gpus is not None and len(gpus) > max_gpus:
+        n_gpus = min(len(gpus) + more, len(ordered))
+        if max_gpus is not None and n_gpus > max_gpus:
             placed = sum(len(gpu.items) for gpu in gpus[:max_gpus])
             raise too_few(max_gpus, len(ordered) - placed, len(ordered))
-        if not 1 < len(gpus) <= MOST_LEVELLED:
+        if n_gpus == len(gpus) and not 1 < n_gpus <= MOST_LEVELLED:
             return gpus
-        most = (1.0 + self.margin) * (1.0 + MOST_MORE)
-        found = self.level(ordered, len(gpus), (1.0 + self.margin, most), LEVELLINGS)
+        least = 1.0 + self.margin
+        most = least * (n_gpus / len(gpus)) * (1.0 + MOST_MORE)
+        found = self.level(ordered, n_gpus, (least, most), LEVELLINGS + bool(more))
         return gpus if found is None else found[0]
 
     def level(

@@ -13,9 +13,9 @@ from lorapack.packer.margins import filled
 from lorapack.packer.methods import can_take_more, check_method
 from lorapack.packer.placement import counted
 from lorapack.packer.placing import Placer, is_plain_throughout, judges_of, place
-from lorapack.packer.predictions_only import predicted_placement, write_predicted
+from lorapack.packer.predictions_only import write_predicted
 from lorapack.packer.replan import replan
-from lorapack.packer.spare import losses_that_starve, with_room
+from lorapack.packer.spare import judge_after_loss, losses_that_starve, with_room
 from lorapack.packer.verify import Judges, Proof, doubt, fragile, repair, verify
 from lorapack.packer.writing import write_down
 
@@ -59,19 +59,24 @@ def solve(problem: Problem, settings: Settings) -> Plan:
         Infeasible: No plan keeps the level within the limits.
     """
     check_method(settings.method)
-    if not settings.verify:
-        return _predict(problem, settings)
     steer, judges = judges_of(problem, settings)
     proof, notes = _with_spares(problem, settings, steer, judges)
     _check_limits(problem, proof.gpus)
-    return write_down(problem, settings, proof, steer, judges, notes)
+    return _written(problem, settings, proof, steer, judges, notes)
 
 
-def _predict(problem: Problem, settings: Settings) -> Plan:
-    """Packs by prediction alone."""
-    gpus, judge = predicted_placement(problem, settings)
-    _check_limits(problem, gpus)
-    return write_predicted(problem, settings, gpus, judge)
+def _written(
+    problem: Problem,
+    settings: Settings,
+    proof: Proof,
+    steer: Judges,
+    judges: Judges,
+    notes: dict[str, Any],
+) -> Plan:
+    """The plan, by what evidence there is."""
+    if settings.verify:
+        return write_down(problem, settings, proof, steer, judges, notes)
+    return write_predicted(problem, settings, proof.gpus, judges, notes)
 
 
 def solve_hourly(
@@ -111,7 +116,7 @@ def solve_hourly(
         "hours": len(rates.hours),
         "holds_in_every_hour": not broken,
     }
-    return write_down(problem, settings, proof, steer, judges, {"rates": note})
+    return _written(problem, settings, proof, steer, judges, {"rates": note})
 
 
 def _with_spares(
@@ -121,13 +126,14 @@ def _with_spares(
     proof = prove(problem, settings, steer, judges)
     if not problem.spare_gpus:
         return proof, {}
+    after_loss = judge_after_loss(problem, settings)
     for more in range(SPARE_TRIES + 1):
         wider = replace(problem, spare_gpus=problem.spare_gpus + more)
         proof = proof if more == 0 else prove(wider, settings, steer, judges)
         roomy = verify(with_room(proof.gpus, problem.spare_gpus, judges.level), judges)
         if not roomy.verified:
             continue
-        bad = losses_that_starve(roomy.gpus, problem.spare_gpus, problem.seed, settings.jobs)
+        bad = losses_that_starve(roomy.gpus, problem.spare_gpus, after_loss)
         if not bad:
             return roomy, {"spare": {"gpus": problem.spare_gpus, "losses_that_starve": 0}}
     raise Infeasible(
@@ -156,11 +162,16 @@ def solve_from(
         "max_moves": max_moves,
         "n_gpus_with_any_moves": min(len(scratch), len(found.gpus)),
     }
-    return write_down(problem, settings, proof, steer, judges, {"replan": note})
+    return _written(problem, settings, proof, steer, judges, {"replan": note})
 
 
 def prove(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
-    """Places, verifies, and repairs (`greedy`) or takes more GPUs (baselines told no number)."""
+    """Places, verifies, and repairs (`greedy`) or takes more GPUs (baselines told no number).
+
+    Without verification, places.
+    """
+    if not settings.verify:
+        return Proof(tuple(place(problem, steer, settings)), ())
     if settings.method == "greedy":
         return _prove_greedy(problem, settings, steer, judges)
     gpus = place(problem, steer, settings)

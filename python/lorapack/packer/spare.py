@@ -3,7 +3,7 @@
 A lost GPU's adapters go, the busiest first, to the GPUs with the least traffic and the least crowd
 that their slots' rank allows, engines as they run; so all slots are made for the largest rank, and
 there are some more than without. A level is not kept then; nobody may be starved
-(served below 0.9), which is judged by the twin.
+(served below 0.9), which is judged by the twin, or predicted where a plan is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from lorapack.packer.placement import Running, may_join
+from lorapack.packer.predicted import PredictedJudge
 from lorapack.twin.service_level import SERVICE_LEVELS
 from lorapack.twin.trial import QUARTER, TwinJudge, n_adapters
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from lorapack.packer.evaluate import Evaluator
     from lorapack.packer.placement import GpuPlacement
+    from lorapack.packer.problem import Problem
+    from lorapack.packer.settings import Settings
 
 MOST_LOSSES = 200
 """Sets of lost GPUs tried: all of them for one spare, a sample in order beyond."""
@@ -30,21 +33,26 @@ NOT_STARVED = replace(SERVICE_LEVELS["papers"], adapter_min_served=0.9)
 """What is asked of the rest: no GPU and no adapter served below 0.9."""
 
 
+def judge_after_loss(problem: Problem, settings: Settings) -> Evaluator:
+    """Who says whether the rest of a plan starves anybody."""
+    if settings.verify:
+        return TwinJudge(NOT_STARVED, QUARTER, (problem.seed,), settings.jobs)
+    return PredictedJudge(NOT_STARVED, settings.predictors)
+
+
 def losses_that_starve(
-    gpus: Sequence[GpuPlacement], n_lost: int, seed: int, jobs: int | None
+    gpus: Sequence[GpuPlacement], n_lost: int, judge: Evaluator
 ) -> list[tuple[int, ...]]:
     """The sets of `n_lost` GPUs whose loss starves the rest.
 
     Args:
         gpus: A placement.
         n_lost: GPUs lost at once.
-        seed: Of the simulations.
-        jobs: Threads; None: all cores.
+        judge: Says whether a GPU starves nobody.
 
     Returns:
         Places in `gpus` of what was lost; empty: any loss is borne.
     """
-    judge = TwinJudge(NOT_STARVED, QUARTER, (seed,), jobs)
     started = [_as_running(i, gpu) for i, gpu in enumerate(gpus)]
     bad = []
     for lost in _losses(len(gpus), n_lost):

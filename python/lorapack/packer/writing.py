@@ -7,18 +7,13 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from lorapack.packer.bound import true_bound
-from lorapack.packer.dual import Surface, dual_estimate
-from lorapack.packer.evaluate import slot_rules
-from lorapack.packer.guide import Guide
-from lorapack.packer.margins import LADDER, most_traffic
+from lorapack.packer.estimate import estimated_bound
+from lorapack.packer.margins import LADDER, most_traffic, next_rung
 from lorapack.packer.plan import ENGINE_KEYS, Plan, PlannedAdapter, PlannedGpu
 from lorapack.packer.problem import base_model
 from lorapack.packer.verify import failing_probability, verify
 from lorapack.twin.run import run
 from lorapack.twin.trial import HOUR, scenario_of
-
-TELLING_MARGIN = 0.3
-"""A GPU with no more margin than this tells what load is the most that holds."""
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +48,7 @@ def write_down(
     rungs = most_traffic(proof.gpus, steer)
     margins = [round(max(LADDER[max(rung, 0)] - 1.0, 0.0), 2) for rung in rungs]
     predicted = verify(proof.gpus, steer).verdicts
-    bounds = _bounds(problem, proof, steer, margins)
+    bounds = bounds_of(problem, proof.gpus, [next_rung(rung) for rung in rungs], steer)
     gpus = tuple(
         _planned(problem, settings, name, gpu, judges, verdict, expected, margin)
         for name, gpu, verdict, expected, margin in zip(
@@ -114,30 +109,16 @@ def plan_with(
     )
 
 
-def _bounds(
-    problem: Problem, proof: Proof, steer: Judges, margins: Sequence[float]
+def bounds_of(
+    problem: Problem,
+    gpus: Sequence[GpuPlacement],
+    breaks_at: Sequence[float | None],
+    judges: Judges,
 ) -> dict[str, float]:
-    """The true bound, and the dual estimate where one kind of GPU serves everything.
-
-    The estimate is of the predicted surface; where the plan itself does better, the plan is right.
-    """
-    bounds = {"true": true_bound(problem, steer.level)}
-    ordinary = [
-        (gpu, margin) for gpu, margin in zip(proof.gpus, margins, strict=True) if not gpu.exempt
-    ]
-    if len(problem.pool) > 1 or len(ordinary) < len(proof.gpus) or not ordinary:
-        return bounds
-    profile = problem.pool[0].profile
-    guide = Guide(profile, steer.level, slot_rules(problem.slo))
-    told = [
-        (gpu.items, next(factor for factor in LADDER if factor > 1.0 + margin + 1e-9))
-        for gpu, margin in ordinary
-        if margin <= TELLING_MARGIN
-    ]
-    surface = Surface.of(guide, problem.slo, told)
-    items = [item for gpu, _ in ordinary for item in gpu.items]
-    bounds["estimate"] = min(dual_estimate(items, surface), float(len(proof.gpus)))
-    return bounds
+    """The true bound, and the dual one on the predicted surface where it can be reckoned."""
+    bounds = {"true": true_bound(problem, judges.level)}
+    estimate = estimated_bound(problem, gpus, breaks_at, judges)
+    return bounds if estimate is None else {**bounds, "estimate": estimate}
 
 
 def names_of(gpus: Sequence[GpuPlacement]) -> list[str]:

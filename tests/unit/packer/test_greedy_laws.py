@@ -35,7 +35,7 @@ def placed(fleet: list[Adapter], headroom: float = 0.1) -> list[GpuPlacement]:
     return list(proof.gpus)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(fleets())
 def test_every_adapter_is_placed_and_its_shares_sum_to_one(fleet: list[Adapter]) -> None:
     shares: dict[str, float] = defaultdict(float)
@@ -48,7 +48,7 @@ def test_every_adapter_is_placed_and_its_shares_sum_to_one(fleet: list[Adapter])
     assert all(abs(share - 1) < 1e-9 for share in shares.values())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(fleets())
 def test_slots_fit_memory_and_adapters_and_no_gpu_is_overloaded(fleet: list[Adapter]) -> None:
     evaluator = QuickEvaluator()
@@ -60,7 +60,7 @@ def test_slots_fit_memory_and_adapters_and_no_gpu_is_overloaded(fleet: list[Adap
         assert load_of(gpu.trial()) <= 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(fleets())
 def test_members_of_a_group_are_kept_apart(fleet: list[Adapter]) -> None:
     for gpu in placed(fleet):
@@ -68,7 +68,7 @@ def test_members_of_a_group_are_kept_apart(fleet: list[Adapter]) -> None:
         assert len(groups) == len(set(groups))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(fleets(), st.randoms(use_true_random=False))
 def test_order_of_the_input_changes_nothing(fleet: list[Adapter], random) -> None:
     shuffled = list(fleet)
@@ -76,7 +76,7 @@ def test_order_of_the_input_changes_nothing(fleet: list[Adapter], random) -> Non
     assert placed(fleet) == placed(shuffled)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(fleets(), RANKS, RATES)
 def test_true_bound_never_falls_when_an_adapter_is_added(
     fleet: list[Adapter], rank: int, rate: float

@@ -15,13 +15,14 @@ from lorapack.errors import Infeasible, InputError
 from lorapack.fleet.adapter import Adapter
 from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.placement import Item, apart, whole
+from lorapack.packer.placing import place
 from lorapack.packer.plan import Plan
 from lorapack.packer.pool import kind_of
-from lorapack.packer.predicted import PredictedJudge, PredictedSlots
-from lorapack.packer.predictions_only import predicted_placement
+from lorapack.packer.predicted import PredictedJudge, PredictedSlots, predicted_judges
 from lorapack.packer.problem import Problem
 from lorapack.packer.quick_fill import QuickFill
 from lorapack.packer.settings import Settings
+from lorapack.packer.solve import solve, solve_from
 from lorapack.profile.profile import Profile
 from lorapack.twin.service_level import SERVICE_LEVELS
 
@@ -31,7 +32,9 @@ INTERACTIVE = SERVICE_LEVELS["interactive"]
 
 def predicted(fleet: list[Adapter], slo: str = "interactive", **options):
     problem = Problem.build(fleet, [kind_of(PROFILE)], SERVICE_LEVELS[slo], **options)
-    return predicted_placement(problem, Settings(verify=False))
+    chosen = Settings(verify=False)
+    judges = predicted_judges(problem, chosen)
+    return place(problem, judges, chosen), judges.level
 
 
 def by_prediction(judge: PredictedJudge) -> PredictedSlots:
@@ -123,9 +126,28 @@ def test_profile_without_a_model_names_the_two_commands() -> None:
         lp.pack(mine, [Adapter("a", 8, 0.1)], verify=False)
 
 
-def test_spares_need_the_twin() -> None:
-    with pytest.raises(InputError, match="spare_gpus"):
-        lp.pack(PROFILE, [Adapter("a", 8, 0.1)], verify=False, spare_gpus=1)
+def test_spare_gpus_are_predicted_to_carry_the_rest() -> None:
+    fleet = [Adapter(f"a{i:02d}", 16, 0.5) for i in range(60)]
+    plain = lp.pack(PROFILE, fleet, verify=False)
+    spared = lp.pack(PROFILE, fleet, verify=False, spare_gpus=1)
+    assert spared.n_gpus > plain.n_gpus
+    assert not spared.simulated
+    assert spared.notes["spare"]["losses_that_starve"] == 0
+
+
+def test_plan_is_carried_over_by_prediction_alone() -> None:
+    fleet = [Adapter(f"a{i:02d}", 16, 0.5) for i in range(60)]
+    problem = Problem.build(fleet, [kind_of(PROFILE)], INTERACTIVE)
+    chosen = Settings(verify=False)
+    old = solve(problem, chosen)
+    same = solve_from(problem, chosen, old)
+    assert same.notes["replan"]["moves"] == 0
+    assert [gpu.engine for gpu in same.gpus] == [gpu.engine for gpu in old.gpus]
+    busier = [replace(a, rate_rps=1.5 * a.rate_rps) for a in fleet]
+    moved = solve_from(Problem.build(busier, [kind_of(PROFILE)], INTERACTIVE), chosen, old)
+    assert moved.notes["replan"]["moves"] > 0
+    assert not moved.simulated
+    assert moved.notes["evidence"] == "predicted"
 
 
 def test_too_few_gpus_is_infeasible() -> None:
