@@ -35,6 +35,7 @@ mod capped;
 mod decision;
 #[cfg(debug_assertions)]
 mod laws;
+mod prospect;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +49,7 @@ use super::running::{Calendar, Running};
 use super::waiting::Waiting;
 use crate::scenario::{EngineSettings, RuleSet};
 use crate::step_time::BatchShape;
+use prospect::{Prospect, ScanEnd};
 
 /// The engine's scheduler and all it knows.
 #[derive(Clone, Debug)]
@@ -76,31 +78,6 @@ pub(crate) struct Scheduler {
     context_tokens: u64,
     /// What the next scan of the waiting queue would find.
     prospect: Prospect,
-}
-
-/// What is known of the next scan of the waiting queue without making it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Prospect {
-    /// Nothing, unless nobody waits.
-    Open,
-    /// It would skip all who wait: slots are full, and nobody waits for an adapter that has one. So it
-    /// stays until a slot is given up, somebody is preempted, or a request arrives that needs no slot.
-    AllSkipped,
-    /// It would stop where the last one did, for lack of blocks or of room, and skip as many. So it
-    /// stays until somebody leaves or is preempted: decodes take blocks and give none, and whoever
-    /// arrives stands behind.
-    Stopped,
-}
-
-/// Why a scan of the waiting queue ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ScanEnd {
-    /// All who are left were skipped.
-    NobodyLeft,
-    /// A request's blocks are not free.
-    NoBlocks,
-    /// The budget is spent, or `max_num_seqs` run.
-    NoRoom,
 }
 
 impl Scheduler {
@@ -140,9 +117,10 @@ impl Scheduler {
     #[inline]
     pub(crate) fn enqueue(&mut self, id: u32) {
         let adapter = self.requests[id].adapter;
-        let skipped_at_most = self.prospect == Prospect::AllSkipped
+        // Whether a scan would pass all who wait so far and look at this one.
+        let is_reached = self.prospect == Prospect::AllSkipped
             || (self.waiting.len() == 0 && self.running.len() < self.max_num_seqs);
-        if skipped_at_most && self.slots_are_full() && !self.slots.contains(adapter) {
+        if is_reached && self.slots_are_full() && !self.slots.contains(adapter) {
             self.prospect = Prospect::AllSkipped;
         } else if self.prospect != Prospect::Stopped {
             self.prospect = Prospect::Open;
