@@ -172,7 +172,7 @@ def prices_of(scenario: Scenario) -> Prices:
     ]
     hashes = [mix(mix(mix(scenario.seed) ^ stream_key(a.adapter)) ^ WALK) for a in fleet]
     place = np.argsort(np.argsort(np.array(hashes, dtype=np.uint64), kind="stable")).tolist()
-    return Prices(tables, profile.front_end.tables(engine.max_num_seqs), loads, place)
+    return Prices(tables, profile.front_end.tables(), loads, place)
 
 
 def mix(value: int) -> int:

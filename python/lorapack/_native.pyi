@@ -143,7 +143,8 @@ class FrontEnd:
         first_token_fixed_ps: int,
         first_token_request_ps: int,
         first_token_step_ppm: int,
-        merged_ppm: NDArray[np.uint32],
+        series_ps: int,
+        series_adapter_ps: int,
     ) -> FrontEnd: ...
 
 @final
@@ -165,6 +166,7 @@ class Scenario:
         seed: int,
         max_in_flight: int | None,
         warm: bool,
+        scrape_interval_ps: int | None,
     ) -> Scenario: ...
 
 def conform_schedule(
@@ -284,7 +286,6 @@ class GpuPhysics:
         first_token_fixed_s: float,
         first_token_request_s: float,
         first_token_step: float,
-        merged: NDArray[np.float64],
         block_size: int,
         max_num_seqs: int,
         max_num_batched_tokens: int,

@@ -76,6 +76,13 @@ def engine_options(function: F) -> F:
     "--max-in-flight", type=click.IntRange(1), metavar="N", help="Arrivals beyond are dropped."
 )
 @click.option("--warm", is_flag=True, default=None, help="Start with every adapter loaded.")
+@click.option(
+    "--scrape-interval",
+    "scrape_interval_s",
+    type=duration,
+    metavar="TIME",
+    help="The engine's metrics are scraped so often.",
+)
 @click.option("--trace", "trace_path", type=INPUT_FILE, help="Replay these requests.")
 @click.option("--requests-out", type=OUTPUT_FILE, help="Keep every request, as Parquet.")
 @click.option("--steps-out", type=OUTPUT_FILE, help="Keep every step, as Parquet.")

@@ -23,6 +23,10 @@ from lorapack.twin.scenario import Scenario
 MAX_IN_FLIGHT = 25_200
 """Requests that the campaign's load generator held in flight at most (it ran out of ports)."""
 
+SCRAPE_INTERVAL_S = 2.0
+"""From the answer to one poll of the engine's metrics to the next: the campaign's poller slept so
+long (the least gap in its time series)."""
+
 FURTHER_REQUESTS = 1.0
 """Requests that an adapter's client sent beyond what its rate says.
 
@@ -114,6 +118,7 @@ def scenario_of(
         duration_s=float(run["duration_s"]),
         seed=seed,
         max_in_flight=MAX_IN_FLIGHT,
+        scrape_interval_s=SCRAPE_INTERVAL_S,
         records=records,
     )
 

@@ -1,21 +1,18 @@
 """What stands between the client and the engine: the API server, and how the client sees tokens.
 
-The API server handles requests one by one, and is blocked while it loads a tokenizer at an
-adapter's first use. A client's TTFT is the engine's plus ``first_token_*``; of a step that makes
-``R`` tokens, a share ``merged(R)`` reaches the client together with the token before::
+The API server does one thing at a time: it takes requests, is blocked while it loads a tokenizer at
+an adapter's first use, and answers those who scrape the engine's metrics. A client's TTFT is the
+engine's plus ``first_token_*``.
 
-    merged(R) = merged_fraction (1 - exp(-R / merged_rise_requests))        R < merged_knee_requests
-                merged_tail_fraction exp(-(R - knee) / merged_decay_requests)        from there on
-
-since below the knee the server does not yield between the outputs of a step.
+A scrape renders every time series of ``vllm:lora_requests_info``: one for each pair of sets of
+adapters (that wait, that run) seen since the start, and none is ever dropped
+(``v1/metrics/loggers.py`` of vLLM 0.8.5). Tokens made meanwhile reach clients when it is over,
+those of several steps in one piece.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lorapack.profile.section import number
 
@@ -30,8 +27,8 @@ class FrontEndTables:
         first_token_fixed_ps: Added to every TTFT; may be negative.
         first_token_request_ps: Added to a TTFT for each request scheduled in its step.
         first_token_step_ppm: Added to a TTFT: millionths of its step's duration.
-        merged_ppm: By requests scheduled in a step, 0..=`max_num_seqs`: millionths of its tokens
-            that the client sees merged with the one before.
+        series_ps: To render one time series of ``vllm:lora_requests_info``.
+        series_adapter_ps: Further, for each adapter that it names.
     """
 
     request_ps: int
@@ -39,7 +36,8 @@ class FrontEndTables:
     first_token_fixed_ps: int
     first_token_request_ps: int
     first_token_step_ppm: int
-    merged_ppm: NDArray[np.uint32]
+    series_ps: int
+    series_adapter_ps: int
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,9 @@ class FrontEnd:
         first_token_fixed_ms: Added to every TTFT; may be negative.
         first_token_request_ms: Added to a TTFT for each request scheduled in its step.
         first_token_step_fraction: Added to a TTFT: this share of its step's duration.
-        merged_fraction: Share of tokens merged where many, but fewer than the knee, are made.
-        merged_rise_requests: Requests over which that share is reached.
-        merged_knee_requests: Requests a step from which on the server yields between outputs.
-        merged_tail_fraction: Share of tokens merged at the knee.
-        merged_decay_requests: Requests over which it falls from there.
+        series_us: API-server time to render one time series of ``vllm:lora_requests_info``, in a
+            scrape of the engine's metrics; ``None``: not measured, none.
+        series_adapter_us: Further time for each adapter that the series names.
     """
 
     request_ms: float = number()
@@ -64,11 +60,8 @@ class FrontEnd:
     first_token_fixed_ms: float = number(low=-1e6)
     first_token_request_ms: float = number()
     first_token_step_fraction: float = number()
-    merged_fraction: float = number(high=0.999)
-    merged_rise_requests: float = number(above=True)
-    merged_knee_requests: float = number()
-    merged_tail_fraction: float = number(high=0.999)
-    merged_decay_requests: float = number(above=True)
+    series_us: float | None = number(optional=True)
+    series_adapter_us: float | None = number(optional=True)
 
     @classmethod
     def none(cls) -> FrontEnd:
@@ -79,29 +72,16 @@ class FrontEnd:
             first_token_fixed_ms=0.0,
             first_token_request_ms=0.0,
             first_token_step_fraction=0.0,
-            merged_fraction=0.0,
-            merged_rise_requests=1.0,
-            merged_knee_requests=0.0,
-            merged_tail_fraction=0.0,
-            merged_decay_requests=1.0,
         )
 
-    def merged(self, scheduled: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Share of a step's tokens seen merged, by the requests scheduled in it."""
-        rise = self.merged_fraction * (1 - np.exp(-scheduled / self.merged_rise_requests))
-        beyond = np.maximum(scheduled - self.merged_knee_requests, 0.0)
-        tail = self.merged_tail_fraction * np.exp(-beyond / self.merged_decay_requests)
-        return np.where(scheduled < self.merged_knee_requests, rise, tail)
-
-    def tables(self, max_num_seqs: int) -> FrontEndTables:
-        """The front end for an engine that schedules up to ``max_num_seqs`` requests a step."""
-        merged = self.merged(np.arange(max_num_seqs + 1, dtype=np.float64))
-        merged[0] = 0.0
+    def tables(self) -> FrontEndTables:
+        """The front end as the twin reads it."""
         return FrontEndTables(
             request_ps=round(self.request_ms * 1e9),
             first_use_ps=round(self.first_use_ms * 1e9),
             first_token_fixed_ps=round(self.first_token_fixed_ms * 1e9),
             first_token_request_ps=round(self.first_token_request_ms * 1e9),
             first_token_step_ppm=round(self.first_token_step_fraction * 1e6),
-            merged_ppm=np.rint(merged * 1e6).astype(np.uint32),
+            series_ps=round((self.series_us or 0.0) * 1e6),
+            series_adapter_ps=round((self.series_adapter_us or 0.0) * 1e6),
         )

@@ -65,13 +65,16 @@ def native_scenario(scenario: Scenario) -> _native.Scenario:
             cpu_loras=min(engine.max_cpu_loras, sum(a.rank > 0 for a in scenario.fleet)),
             offered_rps=_offered_rps(scenario),
         ),
-        front_end=native_front_end(profile.front_end, engine.max_num_seqs),
+        front_end=native_front_end(profile.front_end),
         duration_ps=None if scenario.duration_s is None else _picoseconds(scenario.duration_s),
         warmup_ps=_picoseconds(scenario.warmup_s),
         judge_until_ps=_picoseconds(_judge_until_s(scenario)),
         seed=scenario.seed,
         max_in_flight=scenario.max_in_flight,
         warm=scenario.warm,
+        scrape_interval_ps=(
+            None if scenario.scrape_interval_s is None else _picoseconds(scenario.scrape_interval_s)
+        ),
     )
 
 
@@ -117,16 +120,17 @@ def native_step_time(
 
 
 @functools.lru_cache(maxsize=64)
-def native_front_end(front_end: FrontEnd, max_num_seqs: int) -> _native.FrontEnd:
+def native_front_end(front_end: FrontEnd) -> _native.FrontEnd:
     """The front end as the twin takes it; the same object for the same arguments."""
-    tables = front_end.tables(max_num_seqs)
+    tables = front_end.tables()
     return _native.FrontEnd(
         request_ps=tables.request_ps,
         first_use_ps=tables.first_use_ps,
         first_token_fixed_ps=tables.first_token_fixed_ps,
         first_token_request_ps=tables.first_token_request_ps,
         first_token_step_ppm=tables.first_token_step_ppm,
-        merged_ppm=tables.merged_ppm,
+        series_ps=tables.series_ps,
+        series_adapter_ps=tables.series_adapter_ps,
     )
 
 

@@ -362,7 +362,6 @@ def _native_physics(
         first_token_fixed_s=front.first_token_fixed_ms * 1e-3,
         first_token_request_s=front.first_token_request_ms * 1e-3,
         first_token_step=front.first_token_step_fraction,
-        merged=front.merged(np.arange(max_num_seqs + 1, dtype=np.float64)),
         block_size=block_size,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,

@@ -1,7 +1,8 @@
 """SCENARIO.toml: a file that says everything a simulated run depends on.
 
 Top level: ``profile`` (a name or a path), ``fleet`` (a path) or ``[[adapter]]`` rows,
-``duration_s``, ``warmup_s``, ``judge_until_s``, ``seed``, ``max_in_flight``, ``warm``. Tables:
+``duration_s``, ``warmup_s``, ``judge_until_s``, ``seed``, ``max_in_flight``, ``warm``,
+``scrape_interval_s``. Tables:
 ``[engine]`` (settings under the engine's names), ``[arrivals]`` (``kind`` and its parameters, or
 ``trace``), ``[lengths]`` (``kind`` and its parameters). Paths are seen from the file's folder. An
 unknown key is an error that names the nearest one.
@@ -55,6 +56,7 @@ class RunKeys:
     seed: int | None = number(high=2**64 - 1, optional=True)
     max_in_flight: int | None = number(low=1, optional=True)
     warm: bool | None = None
+    scrape_interval_s: float | None = number(above=True, optional=True)
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,8 @@ class Result:
         mean_distinct_adapters: Distinct adapters in a batch, mean over time.
         kv_usage: Share of KV blocks in use.
         n_steps: Engine steps.
+        lora_series: Time series of ``vllm:lora_requests_info`` at the end; 0 unless scraped.
+        lora_series_adapters: Adapters that they name, each as often as it is named.
         busy_s: Time spent in steps, seconds.
         makespan_s: End of the last step, seconds.
         simulated_s: Length of the run, seconds.
@@ -120,6 +122,8 @@ class Result:
     mean_distinct_adapters: float
     kv_usage: KvUsage
     n_steps: int
+    lora_series: int
+    lora_series_adapters: int
     busy_s: float
     makespan_s: float
     simulated_s: float
@@ -278,6 +282,7 @@ class Result:
             "seed": self.scenario.seed,
             "max_in_flight": self.scenario.max_in_flight,
             "warm": self.scenario.warm,
+            "scrape_interval_s": self.scenario.scrape_interval_s,
             "simulated_s": self.simulated_s,
             "wall_s": self.wall_s,
         }

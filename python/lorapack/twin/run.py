@@ -43,6 +43,7 @@ def simulate(
     seed: int = 0,
     max_in_flight: int | None = None,
     warm: bool = False,
+    scrape_interval_s: float | None = None,
     records: bool = False,
     arrivals: ArrivalLaw | None = None,
     lengths: LengthLaw | None = None,
@@ -72,6 +73,7 @@ def simulate(
         seed: Of every random stream.
         max_in_flight: An arrival that finds so many requests in the system is dropped.
         warm: Start with every adapter loaded.
+        scrape_interval_s: From the answer to one scrape of the engine's metrics to the next.
         records: Keep a row for each request and step (``result.requests``, ``result.steps``).
         arrivals: How requests are spread.
         lengths: How long they are.

@@ -100,6 +100,8 @@ class Scenario:
         max_in_flight: An arrival that finds so many requests in the system is dropped; ``None``: no
             cap.
         warm: Start with every adapter added once and no first use to pay; else caches are empty.
+        scrape_interval_s: Somebody scrapes the engine's metrics so many seconds after the last
+            answer, which holds up the API server; ``None``: nobody does.
         records: Keep a row for each request and each step.
         arrivals: How requests are spread; ``None``: each adapter's ``gaps`` and ``cv``, or, with a
             trace, the trace alone.
@@ -137,6 +139,7 @@ class Scenario:
     seed: int = 0
     max_in_flight: int | None = None
     warm: bool = False
+    scrape_interval_s: float | None = None
     records: bool = False
     arrivals: ArrivalLaw | None = None
     lengths: LengthLaw | None = None
@@ -207,6 +210,9 @@ def _check_times(scenario: Scenario) -> None:
         raise _wrong("duration_s", None, "give a duration: only a trace ends by itself")
     if duration_s is None and scenario.arrivals is not None:
         raise _wrong("duration_s", None, "give a duration: generated arrivals have no end")
+    interval_s = scenario.scrape_interval_s
+    if interval_s is not None and not 1e-3 <= interval_s <= LONGEST_S:
+        raise _wrong("scrape_interval_s", interval_s, "give seconds of 0.001 or more")
     share = scenario.gpu_memory_utilization
     if share is not None and not 0 < share <= 1:
         raise _wrong("gpu_memory_utilization", share, "give a share above 0, at most 1")

@@ -89,6 +89,8 @@ impl Outcome {
         dict.set_item("kv_usage_mean", totals.kv_usage_mean)?;
         dict.set_item("kv_usage_max", totals.kv_usage_max)?;
         dict.set_item("steps", totals.steps)?;
+        dict.set_item("lora_series", totals.lora_series)?;
+        dict.set_item("lora_series_adapters", totals.lora_series_adapters)?;
         dict.set_item("busy_s", totals.busy_s)?;
         dict.set_item("makespan_s", totals.makespan_s)?;
         dict.set_item("simulated_s", totals.simulated_s)?;

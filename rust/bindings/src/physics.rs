@@ -108,7 +108,7 @@ impl GpuPhysics {
                         cpu_lora_ps, request_ps, context_token_ps, mixed_context_token_ps,
                         attention_pair_ps, skipped_ps, waiting_ps,
                         stretch_s, front_end_request_s, first_use_s, first_token_fixed_s,
-                        first_token_request_s, first_token_step, merged, block_size, max_num_seqs,
+                        first_token_request_s, first_token_step, block_size, max_num_seqs,
                         max_num_batched_tokens))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
@@ -129,7 +129,6 @@ impl GpuPhysics {
         first_token_fixed_s: f64,
         first_token_request_s: f64,
         first_token_step: f64,
-        merged: PyReadonlyArray1<'_, f64>,
         block_size: u32,
         max_num_seqs: u32,
         max_num_batched_tokens: u32,
@@ -160,10 +159,6 @@ impl GpuPhysics {
                 "step tables must hold max_num_batched_tokens + 1",
             ));
         }
-        let merged = merged.as_slice()?;
-        if merged.is_empty() {
-            return Err(PyValueError::new_err("merged must not be empty"));
-        }
         Ok(GpuPhysics(physics::Gpu {
             step: StepPrices {
                 without_lora: seconds_of(&without_lora_ps)?.into(),
@@ -185,7 +180,6 @@ impl GpuPhysics {
                 first_token_fixed: first_token_fixed_s,
                 first_token_request: first_token_request_s,
                 first_token_step,
-                merged: merged.into(),
             },
             block_size: f64::from(block_size),
             max_num_seqs: f64::from(max_num_seqs),

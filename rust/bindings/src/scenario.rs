@@ -257,23 +257,25 @@ pub struct FrontEnd(lorapack_twin::front_end::FrontEnd);
 impl FrontEnd {
     #[new]
     #[pyo3(signature = (*, request_ps, first_use_ps, first_token_fixed_ps, first_token_request_ps,
-                        first_token_step_ppm, merged_ppm))]
+                        first_token_step_ppm, series_ps, series_adapter_ps))]
     fn new(
         request_ps: u64,
         first_use_ps: u64,
         first_token_fixed_ps: i64,
         first_token_request_ps: u64,
         first_token_step_ppm: u64,
-        merged_ppm: PyReadonlyArray1<'_, u32>,
-    ) -> PyResult<Self> {
-        Ok(FrontEnd(lorapack_twin::front_end::FrontEnd {
+        series_ps: u64,
+        series_adapter_ps: u64,
+    ) -> Self {
+        FrontEnd(lorapack_twin::front_end::FrontEnd {
             request: Time(request_ps),
             first_use: Time(first_use_ps),
             first_token_fixed_ps,
             first_token_request: Time(first_token_request_ps),
             first_token_step_ppm,
-            merged_ppm: column(&merged_ppm)?.into(),
-        }))
+            series: Time(series_ps),
+            series_adapter: Time(series_adapter_ps),
+        })
     }
 }
 
@@ -285,7 +287,8 @@ pub struct Scenario(pub(crate) twin::Scenario);
 impl Scenario {
     #[new]
     #[pyo3(signature = (*, adapters, length_shapes, trace, engine, step_time, front_end, duration_ps,
-                        warmup_ps, judge_until_ps, seed, max_in_flight, warm))]
+                        warmup_ps, judge_until_ps, seed, max_in_flight, warm,
+                        scrape_interval_ps))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
         adapters: Vec<Bound<'_, Adapter>>,
@@ -300,6 +303,7 @@ impl Scenario {
         seed: u64,
         max_in_flight: Option<u32>,
         warm: bool,
+        scrape_interval_ps: Option<u64>,
     ) -> Self {
         Scenario(twin::Scenario {
             adapters: adapters
@@ -320,6 +324,7 @@ impl Scenario {
             seed,
             max_in_flight,
             warm,
+            scrape_interval: scrape_interval_ps.map(Time),
         })
     }
 }

@@ -1,7 +1,8 @@
 //! The loop: a clock, clients and prices around the plain rules, and a diary of all that happened.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
+use lorapack_twin::front_end::FrontEnd;
 use lorapack_twin::requests::{Request as Arrival, RequestSource};
 use lorapack_twin::scenario::Scenario;
 use lorapack_twin::step_time::BatchShape;
@@ -27,10 +28,10 @@ pub struct Journey {
     pub done: Option<Time>,
     /// Times it was preempted.
     pub preemptions: u32,
-    /// The run's sum of `merged_ppm` over steps, up to the one that made its first token.
-    pub merged_before_ppm: u64,
-    /// Millionths of gaps merged away on the client's side, from its first token to its latest.
-    pub merged_ppm: u64,
+    /// Steps merged in the run, up to the one that made its first token.
+    pub merged_before: u64,
+    /// Gaps merged away on the client's side, from its first token to its latest.
+    pub merged: u64,
 }
 
 /// What one step did.
@@ -58,6 +59,16 @@ pub struct Step {
     pub load: Time,
 }
 
+/// Adapters that wait, adapters that run.
+pub type Report = (BTreeSet<u32>, BTreeSet<u32>);
+
+/// Names in a time series of two reports.
+#[must_use]
+pub fn names((first, last): &(Report, Report)) -> u64 {
+    let names = |report: &Report| (report.0.len() + report.1.len()) as u64;
+    names(first).max(names(last))
+}
+
 /// Everything that happened.
 #[derive(Clone, Debug, Default)]
 pub struct Diary {
@@ -69,6 +80,10 @@ pub struct Diary {
     pub cut: Option<Step>,
     /// (end of the step, time since the same request's token before), one a token after the first.
     pub gaps: Vec<(Time, Time)>,
+    /// Every pair of reports to be scraped: after the first and the last slice of a step's outputs.
+    pub lora_series: BTreeSet<(Report, Report)>,
+    /// While the API server answered a scrape.
+    pub freezes: Vec<(Time, Time)>,
 }
 
 /// A request that waits alone in an engine that can never run it.
@@ -88,6 +103,10 @@ pub struct Run<'a> {
     server_free: Time,
     adapter_seen: Vec<bool>,
     in_flight: u32,
+    next_scrape: Time,
+    reported: Report,
+    /// The freeze in which a step has ended already.
+    holding: Option<usize>,
     scheduler: Scheduler,
     /// The scheduler's request number -> place in `diary.journeys`.
     names: Vec<usize>,
@@ -95,8 +114,8 @@ pub struct Run<'a> {
     /// Adapters in the order in which a batch is walked.
     walk_order: Vec<u32>,
     now: Time,
-    /// Sum of `merged_ppm` over the steps so far.
-    merged_ppm: u64,
+    /// Steps so far whose tokens reached clients with those of the step before.
+    merged: u64,
     diary: Diary,
 }
 
@@ -121,12 +140,15 @@ impl<'a> Run<'a> {
                 .map(|adapter| adapter.is_base || scenario.warm)
                 .collect(),
             in_flight: 0,
+            next_scrape: scenario.scrape_interval.unwrap_or(Time::MAX),
+            reported: Report::default(),
+            holding: None,
             scheduler: Scheduler::new(scenario.engine.clone()),
             names: Vec::new(),
             residency,
             walk_order: lorapack_twin::streams::walk_order(scenario),
             now: Time::ZERO,
-            merged_ppm: 0,
+            merged: 0,
             diary: Diary::default(),
         }
     }
@@ -140,6 +162,14 @@ impl<'a> Run<'a> {
         loop {
             self.clients_send_until(self.now, true);
             self.server_hands_over();
+            if self
+                .diary
+                .steps
+                .last()
+                .is_some_and(|step| step.end == self.now)
+            {
+                self.report();
+            }
             if self.now >= end {
                 break;
             }
@@ -167,10 +197,61 @@ impl<'a> Run<'a> {
             self.clients.pop_front();
             self.receive(request);
         }
+        while self.next_scrape < time || (at_it_too && self.next_scrape == time) {
+            self.answer_scrape();
+        }
+    }
+
+    /// The API server renders every series, each with its names, once it has time.
+    fn answer_scrape(&mut self) {
+        let front_end = &self.scenario.front_end;
+        let begin = self.next_scrape.max(self.server_free);
+        self.server_free = begin;
+        for series in &self.diary.lora_series {
+            self.server_free += front_end.series + front_end.series_adapter * names(series);
+        }
+        self.diary.freezes.push((begin, self.server_free));
+        let interval = self.scenario.scrape_interval.expect("somebody scrapes");
+        self.next_scrape = self.server_free + interval;
+    }
+
+    /// The engine reports which adapters wait and which run, if any do.
+    fn report(&mut self) {
+        if self.scenario.scrape_interval.is_none() {
+            return;
+        }
+        let adapters = |requests: &mut dyn Iterator<Item = usize>| -> BTreeSet<u32> {
+            requests
+                .filter_map(|request| self.scheduler.requests[request].adapter)
+                .collect()
+        };
+        let waiting = adapters(&mut self.scheduler.waiting.iter().copied());
+        let running = adapters(&mut self.scheduler.running.iter().copied());
+        let now = (waiting, running);
+        let scheduled = self
+            .diary
+            .steps
+            .last()
+            .expect("reports a step")
+            .shape
+            .scheduled;
+        let before = std::mem::replace(&mut self.reported, now.clone());
+        let first = if FrontEnd::slices(scheduled) > 1 {
+            before
+        } else {
+            now.clone()
+        };
+        let series = (first, now);
+        if names(&series) > 0 {
+            self.diary.lora_series.insert(series);
+        }
     }
 
     /// The API server takes a request, or turns it away because too many are in flight.
     fn receive(&mut self, sent: Arrival) {
+        while self.next_scrape <= sent.arrival {
+            self.answer_scrape();
+        }
         let full = self
             .scenario
             .max_in_flight
@@ -188,8 +269,8 @@ impl<'a> Run<'a> {
             latest_token: Time::ZERO,
             done: None,
             preemptions: 0,
-            merged_before_ppm: 0,
-            merged_ppm: 0,
+            merged_before: 0,
+            merged: 0,
         });
     }
 
@@ -329,29 +410,35 @@ impl<'a> Run<'a> {
     fn hand_out_tokens(&mut self, decision: &Decision, step: &Step) -> u32 {
         let scheduled = step.shape.scheduled;
         let front_end = &self.scenario.front_end;
-        let merged_ppm = u64::from(front_end.merged_ppm[scheduled as usize]);
         for &request in &decision.preempted {
             self.diary.journeys[self.names[request]].preemptions += 1;
         }
         // A request that has its first token may be absent from steps while it waits or is
-        // recomputed; the share merged is counted over the steps of the engine, not over its own.
-        self.merged_ppm += merged_ppm;
+        // recomputed; what is merged is counted over the steps of the engine, not over its own.
+        let freeze = (self.diary.freezes.iter())
+            .rposition(|&(begin, end)| begin < step.end && step.end < end);
+        let held = freeze.map_or(Time::ZERO, |index| {
+            self.diary.freezes[index].1.since(step.end)
+        });
+        let held_together = freeze.is_some() && freeze == self.holding;
+        self.holding = freeze.or(self.holding);
+        self.merged += u64::from(held_together && FrontEnd::slices(scheduled) == 1);
         let update = self.scheduler.update(decision);
         for &request in &update.sampled {
             let journey = &mut self.diary.journeys[self.names[request]];
             if journey.first_token.is_none() {
                 let engine_ttft = step.end.since(journey.sent.arrival);
                 let took = step.end.since(step.start);
-                journey.ttft = Some(front_end.ttft(engine_ttft, scheduled, took));
+                journey.ttft = Some(front_end.ttft(engine_ttft, scheduled, took) + held);
                 journey.first_token = Some(step.end);
-                journey.merged_before_ppm = self.merged_ppm;
+                journey.merged_before = self.merged;
             } else {
                 self.diary
                     .gaps
                     .push((step.end, step.end.since(journey.latest_token)));
             }
             journey.latest_token = step.end;
-            journey.merged_ppm = self.merged_ppm - journey.merged_before_ppm;
+            journey.merged = self.merged - journey.merged_before;
         }
         for &request in &update.finished {
             self.diary.journeys[self.names[request]].done = Some(step.end);

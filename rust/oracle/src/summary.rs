@@ -5,7 +5,7 @@ use lorapack_twin::record::{AdapterColumns, RequestColumns, Status, StepColumns}
 use lorapack_twin::scenario::Scenario;
 use lorapack_twin::units::Time;
 
-use crate::run::{Diary, Journey, Step};
+use crate::run::{names, Diary, Journey, Step};
 
 /// All that a run yields, from its diary.
 #[must_use]
@@ -118,6 +118,8 @@ fn summary(scenario: &Scenario, diary: &Diary, window: &Window) -> Summary {
         mean_distinct_adapters: mean(|step| step.shape.distinct_adapters),
         kv_usage_mean: mean(|step| step.used_blocks) / usable_blocks,
         kv_usage_max: f64::from(most(|step| step.used_blocks)) / usable_blocks,
+        lora_series: diary.lora_series.len() as u64,
+        lora_series_adapters: (diary.lora_series.iter()).map(names).sum(),
         steps: counted.len() as u64,
         busy_s: Time(all_steps.iter().map(|step| window.overlap(step).0).sum()).seconds(),
         makespan_s: window.makespan.seconds(),
@@ -151,9 +153,9 @@ fn itl_ms(diary: &Diary, done: &[&Journey], window: &Window) -> Spread {
         .iter()
         .map(|j| u64::from(j.sent.output_tokens - 1))
         .sum();
-    let merged_ppm: u64 = done.iter().map(|j| j.merged_ppm).sum();
+    let merged: u64 = done.iter().map(|j| j.merged).sum();
     Spread {
-        mean: time as f64 * 1e-9 / (gaps as f64 - merged_ppm as f64 * 1e-6),
+        mean: time as f64 * 1e-9 / (gaps as f64 - merged as f64),
         ..quantiles
     }
 }

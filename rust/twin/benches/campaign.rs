@@ -54,6 +54,7 @@ pub fn hour(n_adapters: usize, rates_rps: &[f64], max_loras: u32) -> Scenario {
         seed: 1,
         max_in_flight: Some(25_500),
         warm: false,
+        scrape_interval: None,
     }
 }
 
@@ -105,22 +106,14 @@ fn padded(tokens: u32) -> f64 {
 
 /// PHYSICS.md section 3.
 fn front_end() -> FrontEnd {
-    let merged = |running: u32| {
-        let running = f64::from(running);
-        let share = if running < 128.0 {
-            0.115 * (1.0 - (-running / 18.0).exp())
-        } else {
-            0.069 * (-(running - 128.0) / 45.0).exp()
-        };
-        (share * 1e6).round() as u32
-    };
     FrontEnd {
         request: ms(1.3),
         first_use: ms(400.0),
         first_token_fixed_ps: -1_500_000_000,
         first_token_request: ms(0.063),
         first_token_step_ppm: 400_000,
-        merged_ppm: (0..=2048).map(merged).collect(),
+        series: Time::ZERO,
+        series_adapter: Time::ZERO,
     }
 }
 

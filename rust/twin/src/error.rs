@@ -117,7 +117,6 @@ pub(crate) fn check_scenario(scenario: &Scenario) -> Check {
         within("trace", check_trace(trace, scenario.adapters.len()))?;
     }
     within("step_time", check_step_time(scenario))?;
-    within("front_end", check_front_end(scenario))?;
     check_times(scenario)
 }
 
@@ -386,26 +385,6 @@ fn check_step_time(scenario: &Scenario) -> Check {
     }
 }
 
-fn check_front_end(scenario: &Scenario) -> Check {
-    let entries = scenario.engine.max_num_seqs as usize + 1;
-    let merged_ppm = &scenario.front_end.merged_ppm;
-    require(
-        merged_ppm.len() >= entries,
-        "merged_ppm",
-        format_args!("{} entries", merged_ppm.len()),
-        "must cover 0..=max_num_seqs",
-    )?;
-    match merged_ppm.iter().position(|&ppm| ppm > 1_000_000) {
-        Some(index) => require(
-            false,
-            &format!("merged_ppm[{index}]"),
-            merged_ppm[index],
-            "must be at most 1,000,000",
-        ),
-        None => Ok(()),
-    }
-}
-
 fn check_times(scenario: &Scenario) -> Check {
     const LONGEST: Time = Time(200 * 86_400 * 1_000_000_000_000);
     if let Some(duration) = scenario.duration {
@@ -419,6 +398,12 @@ fn check_times(scenario: &Scenario) -> Check {
             "must be shorter than the duration",
         )?;
     }
+    require(
+        scenario.scrape_interval != Some(Time::ZERO),
+        "scrape_interval",
+        0,
+        "must be above zero, or none for no scrapes",
+    )?;
     require(
         scenario.max_in_flight != Some(0),
         "max_in_flight",

@@ -1,12 +1,10 @@
 //! What stands between the client and the engine: an API server that handles requests one by one,
 //! and what the client sees of the tokens.
 
-use std::sync::Arc;
-
 use crate::units::Time;
 
 /// Constants of the API server and of the client's view.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct FrontEnd {
     /// API-server time a request, serial: a request reaches the engine at
     /// `max(arrival, server free) + first_use (if so) + request`.
@@ -19,23 +17,29 @@ pub struct FrontEnd {
     pub first_token_request: Time,
     /// Added to a TTFT: this many millionths of that step's duration.
     pub first_token_step_ppm: u64,
-    /// By requests scheduled in a step (0..=`max_num_seqs`): the share, in millionths, of tokens
-    /// that reach the client merged with the token before, so that it sees one gap fewer.
-    pub merged_ppm: Arc<[u32]>,
+    /// API-server time to render one time series of `vllm:lora_requests_info` in a scrape.
+    pub series: Time,
+    /// Further time for each adapter that the series names.
+    pub series_adapter: Time,
 }
+
+/// Outputs that the API server hands out before it yields (`VLLM_V1_OUTPUT_PROC_CHUNK_SIZE`).
+const OUTPUTS_A_SLICE: u32 = 128;
 
 impl FrontEnd {
     /// No front end: what the engine did is what the client sees.
     #[must_use]
-    pub fn none(max_num_seqs: u32) -> Self {
-        FrontEnd {
-            request: Time::ZERO,
-            first_use: Time::ZERO,
-            first_token_fixed_ps: 0,
-            first_token_request: Time::ZERO,
-            first_token_step_ppm: 0,
-            merged_ppm: vec![0; max_num_seqs as usize + 1].into(),
-        }
+    pub fn none() -> Self {
+        FrontEnd::default()
+    }
+
+    /// Slices of equal size in which the outputs of a step of so many requests are worked off.
+    ///
+    /// The server yields to those who stream between the slices of a step, but not after its last
+    /// one. So when steps have piled up, what came in one slice a step reaches clients in one piece.
+    #[must_use]
+    pub fn slices(scheduled: u32) -> u32 {
+        scheduled.div_ceil(OUTPUTS_A_SLICE).max(1)
     }
 
     /// TTFT as the client sees it, from the engine's own (arrival to end of step).

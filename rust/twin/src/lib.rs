@@ -66,13 +66,14 @@
 //!         skipped: Time::ZERO,
 //!         waiting: Time::ZERO,
 //!     },
-//!     front_end: FrontEnd::none(64),
+//!     front_end: FrontEnd::none(),
 //!     duration: Some(Time::from_seconds(60.0)),
 //!     warmup: Time::ZERO,
 //!     judge_until: Time::from_seconds(60.0),
 //!     seed: 0,
 //!     max_in_flight: None,
 //!     warm: true,
+//!     scrape_interval: None,
 //! };
 //! let outcome = simulate(&scenario, Records::default(), &|| false)?;
 //! assert!(outcome.summary.completed > 90);

@@ -74,6 +74,10 @@ pub struct Summary {
     pub kv_usage_max: f64,
     /// Steps in the window.
     pub steps: u64,
+    /// Time series of `vllm:lora_requests_info` at the end; 0 unless somebody scrapes.
+    pub lora_series: u64,
+    /// Adapters that they name, each as often as it is named.
+    pub lora_series_adapters: u64,
     /// Time the engine spent in steps, seconds (the rest it was idle).
     pub busy_s: f64,
     /// End of the last step that ended inside the run, seconds.

@@ -86,7 +86,7 @@ impl Gpu {
             distinct_adapters: sharing.distinct_adapters,
             step_s: batch.step_s,
             prefill_step_s: batch.prefill_step_s,
-            itl_s: batch.step_s / (1.0 - at(&self.front_end.merged, point.running)),
+            itl_s: batch.step_s,
             load_fraction: batch.load_s / batch.step_s,
             slot_pressure: sharing.pressure,
             slot_wait_s: (sharing.wait * service_s).min(setting.duration_s),

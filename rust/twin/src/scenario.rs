@@ -198,6 +198,8 @@ pub struct Scenario {
     /// Start with every adapter already added once (in fleet order), as a warm engine has them, and
     /// no first-use cost; otherwise both caches start empty.
     pub warm: bool,
+    /// From the answer to one scrape of the engine's metrics to the next; `None`: nobody scrapes.
+    pub scrape_interval: Option<Time>,
 }
 
 impl Scenario {

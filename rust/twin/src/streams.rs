@@ -47,7 +47,7 @@ fn hash(seed: u64, key: u64, purpose: Purpose) -> u64 {
 
 /// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): a bijection whose output bits each depend
 /// on every input bit.
-fn mix(value: u64) -> u64 {
+pub(crate) fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -156,7 +156,7 @@ def test_what_the_twin_refuses_is_an_input_error(profile, fleet):
                 trace=None,
                 engine=native_engine(good.engine),
                 step_time=native_step_time(profile.step_time, 2, 16, 2048, 2, 1.0),
-                front_end=native_front_end(profile.front_end, 2048),
+                front_end=native_front_end(profile.front_end),
                 duration_ps=10**12,
                 warmup_ps=0,
                 judge_until_ps=0,

@@ -10,8 +10,9 @@ adapter loading               ``adapter_loading.csv``
 step time                     ``step_logs.parquet`` (the shape of a step's cost) and, through the
                               twin, throughput and time per token of ``serving_runs.csv``
 lengths' tail                 ITL over TPOT of runs bound by their slots
-merging of tokens             ITL over TPOT of all runs
-first use of an adapter       idle time between first uses in ``step_logs.parquet``
+scrapes of the metrics        gaps between the polls of ``serving_timeseries.parquet``
+first use of an adapter       idle time between first uses in ``step_logs.parquet``; from there,
+                              as the time to first token
 time to first token           runs that were not starved
 ============================  ==================================================================
 
@@ -25,15 +26,18 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import polars as pl
 
 from lorapack.errors import InputError
-from lorapack.fidelity.calibrate.front_end import REQUEST_MS, FrontEndFit, fit_merging, fit_times
+from lorapack.fidelity.calibrate.front_end import REQUEST_MS, FrontEndFit, fit_times
 from lorapack.fidelity.calibrate.lengths import FIRST_TAIL_TOKENS, campaign_lengths, fit_tail
 from lorapack.fidelity.calibrate.loading import LoadingFit, fit_loading
 from lorapack.fidelity.calibrate.memory import MemoryFit, fit_memory
 from lorapack.fidelity.calibrate.observations import concatenated
+from lorapack.fidelity.calibrate.scrapes import SERIES, ScrapeFit, fit_scrapes
 from lorapack.fidelity.calibrate.serving import (
+    Replayed,
     Totals,
     observations_of,
     replay_with_shapes,
@@ -46,6 +50,7 @@ from lorapack.profile.front_end import FrontEnd
 from lorapack.profile.profile import Profile, Provenance, Uncertainty
 from lorapack.profile.step_time import StepTime
 from lorapack.twin.run import simulate_many
+from lorapack.twin.scenario import STARVED_BELOW
 
 FILES = (
     "serving_runs.csv",
@@ -53,6 +58,7 @@ FILES = (
     "base_latency.csv",
     "kv_cache_tokens.csv",
     "adapter_loading.csv",
+    SERIES,
 )
 """What such a folder holds."""
 
@@ -64,6 +70,9 @@ ROUNDS = 2
 
 UNSTARVED_ABOVE = 0.97
 """Served share of the load from which a run shows the time to first token."""
+
+SLOT_FREE_ADAPTERS = 2
+"""Adapters a slot up to which a starved run shows nothing of the lengths' tail."""
 
 SLOT_BOUND_ADAPTERS = 6
 """Adapters a slot from which a starved run shows the lengths' tail."""
@@ -102,11 +111,6 @@ FRONT_END_START = {
     "first_token_fixed_ms": -2.0,
     "first_token_request_ms": 0.05,
     "first_token_step_fraction": 0.4,
-    "merged_fraction": 0.115,
-    "merged_rise_requests": 18.0,
-    "merged_knee_requests": 128.0,
-    "merged_tail_fraction": 0.069,
-    "merged_decay_requests": 45.0,
 }
 """Where the front end's fit begins."""
 
@@ -126,6 +130,7 @@ class CampaignFit:
         memory: Errors of KV capacity.
         loading: Errors of adapter loading.
         front_end: Errors of what a client sees.
+        scrapes: Errors of what a scrape takes.
         tail_error_percent: Error of ITL over TPOT in runs bound by slots.
         n_runs: Serving runs used.
     """
@@ -135,6 +140,7 @@ class CampaignFit:
     memory: MemoryFit
     loading: LoadingFit
     front_end: FrontEndFit
+    scrapes: ScrapeFit
     tail_error_percent: float
     n_runs: int
 
@@ -152,6 +158,10 @@ class CampaignFit:
             "memory": _without(self.memory, "memory"),
             "adapter_loading": _without(self.loading, "loading"),
             "front_end": _without(self.front_end, "front_end"),
+            "scrapes": {
+                "error_percent": self.scrapes.error_percent,
+                "n": self.scrapes.n,
+            },
             "lengths": {"itl_over_tpot_error_percent": self.tail_error_percent},
             "n_runs": self.n_runs,
         }
@@ -221,9 +231,7 @@ def fit_campaign(
     runs = _training_runs(folder, model, leave_out)
     for round_number in range(ROUNDS):
         on_stage(f"serving runs, round {round_number + 1} of {ROUNDS}")
-        unmerged = replace(profile.front_end, merged_fraction=0.0, merged_tail_fraction=0.0)
-        bare = replace(profile, front_end=unmerged)
-        replayed = replay_with_shapes(runs, bare, round_number, jobs)
+        replayed = replay_with_shapes(runs, profile, round_number, jobs)
         longer = replace(profile, step_time=stretched(profile.step_time))
         others = [
             Totals.of(result)
@@ -233,16 +241,22 @@ def fit_campaign(
         ]
         rows = concatenated([logs, observations_of(replayed, others, MAX_BATCHED_TOKENS)])
         step_time = fit_with_weights_tied(rows, start)
-        front_end, itl_error = fit_merging(replayed, profile.front_end)
+        scrapes = fit_scrapes(folder / SERIES, replayed)
+        front_end = replace(
+            profile.front_end,
+            series_us=scrapes.series_us,
+            series_adapter_us=scrapes.series_adapter_us,
+        )
         profile = replace(profile, step_time=step_time.step_time, front_end=front_end)
         on_stage("lengths' tail")
         bound = [run for run in runs if _bound_by_slots(run, profile)]
-        tail, tail_error = fit_tail(bound, profile, round_number, jobs)
+        recounted = _recounted(replayed, profile)
+        tail, tail_error = fit_tail(bound, profile, recounted, round_number, jobs)
         profile = replace(profile, lengths=campaign_lengths(base.model.name, tail))
-    on_stage("front end")
-    light = [run for run in runs if _served(run, profile) > UNSTARVED_ABOVE]
-    times = fit_times(light, profile, ROUNDS, jobs)
-    times = replace(times, itl_error_percent=itl_error)
+        on_stage("front end")
+        light = [run for run in runs if _served(run, profile) > UNSTARVED_ABOVE]
+        times = fit_times(light, profile, round_number, jobs)
+        profile = replace(profile, front_end=times.front_end)
     provenance = Provenance(
         kind="fitted",
         source=SOURCE,
@@ -256,13 +270,13 @@ def fit_campaign(
             lengths_fraction=tail_error / 100,
         ),
     )
-    fitted = replace(profile, front_end=times.front_end, provenance=provenance)
     return CampaignFit(
-        profile=rounded(fitted),
+        profile=rounded(replace(profile, provenance=provenance)),
         step_time=step_time,
         memory=memory,
         loading=loading,
         front_end=times,
+        scrapes=scrapes,
         tail_error_percent=tail_error,
         n_runs=len(runs),
     )
@@ -295,7 +309,19 @@ def _served(run: dict[str, Any], profile: Profile) -> float:
 
 def _bound_by_slots(run: dict[str, Any], profile: Profile) -> bool:
     crowded = run["n_adapters"] >= SLOT_BOUND_ADAPTERS * run["max_loras"]
-    return bool(crowded and _served(run, profile) < 0.9)
+    return bool(crowded and _served(run, profile) < STARVED_BELOW)
+
+
+def _recounted(replayed: Sequence[Replayed], profile: Profile) -> float:
+    """By how much, in the logarithm, ITL over TPOT is above a replay's where slots abound."""
+    more = [
+        np.log(one.run["mean_itl_ms"] / one.run["mean_tpot_ms"])
+        - np.log(one.totals.itl_ms / one.totals.tpot_ms)
+        for one in replayed
+        if one.run["n_adapters"] <= SLOT_FREE_ADAPTERS * one.run["max_loras"]
+        and _served(one.run, profile) < STARVED_BELOW
+    ]
+    return float(np.median(more)) if more else 0.0
 
 
 def _without(fit: object, name: str) -> dict[str, Any]:

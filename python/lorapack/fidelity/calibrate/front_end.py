@@ -1,9 +1,8 @@
-"""The fit of what stands between client and engine, by replaying runs that were not starved.
+"""The fit of the time to first token, by replaying runs that were not starved.
 
-Two things are fitted, each to what shows it. How tokens reach the client merged shows in the time
-between tokens over the time per output token. The API server's times show in the time to first
-token: its median (where nothing queues) and its mean (which the first uses at the start of a run
-lift). Both are replayed: the queue before the API server is no closed formula.
+The median shows it where nothing queues, the mean with what the first uses at the start of a run
+and the scrapes of the metrics add. Both are replayed: the queue before the API server is no closed
+formula.
 """
 
 from __future__ import annotations
@@ -16,27 +15,22 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from lorapack.fidelity.calibrate.observations import Floats
-from lorapack.fidelity.calibrate.serving import Replayed, Totals
+from lorapack.fidelity.calibrate.serving import Totals
 from lorapack.fidelity.replay import scenario_of
 from lorapack.profile.front_end import FrontEnd
 from lorapack.profile.profile import Profile
 from lorapack.twin.run import simulate_many
 
-MERGED = (
-    "merged_fraction",
-    "merged_rise_requests",
-    "merged_knee_requests",
-    "merged_tail_fraction",
-    "merged_decay_requests",
-)
-"""Constants of the merging, fitted together."""
-
 TIMES: Mapping[str, float] = {
+    "first_use_ms": 30.0,
     "first_token_fixed_ms": 2.0,
     "first_token_request_ms": 0.01,
     "first_token_step_fraction": 0.1,
 }
-"""Constants of the time to first token, and the step by which each is tried."""
+"""Constants of the time to first token, and the step by which each is tried.
+
+The step logs show the first use of an adapter on a server that does nothing else; one that serves
+takes longer over it, which the mean time to first token of runs with many adapters shows."""
 
 LOWEST: Mapping[str, float] = {"first_token_fixed_ms": -20.0}
 """Lower bounds other than zero."""
@@ -58,48 +52,15 @@ class FrontEndFit:
 
     Attributes:
         front_end: The constants.
-        itl_error_percent: Mean absolute error of the time between tokens over the time per token.
         ttft_error_percent: Absolute error of the mean time to first token, median over the runs.
         ttft_p50_error_percent: The same of the run's median.
         n: Runs.
     """
 
     front_end: FrontEnd
-    itl_error_percent: float
     ttft_error_percent: float
     ttft_p50_error_percent: float
     n: int
-
-
-def fit_merging(replayed: Sequence[Replayed], start: FrontEnd) -> tuple[FrontEnd, float]:
-    """Fits the share of tokens that reach the client merged.
-
-    Args:
-        replayed: Runs, replayed without merging.
-        start: Where to begin; its other constants are kept.
-
-    Returns:
-        The front end, and the mean absolute error of the measured ratio, per cent.
-    """
-    width = max(one.scheduled.size for one in replayed)
-    share = np.vstack([np.pad(one.scheduled, (0, width - one.scheduled.size)) for one in replayed])
-    requests = np.arange(width, dtype=np.float64)
-    ratio = np.array([one.run["mean_itl_ms"] / one.run["mean_tpot_ms"] for one in replayed])
-    bare = np.array([one.totals.itl_ms / one.totals.tpot_ms for one in replayed])
-    begin = np.array([getattr(start, name) for name in MERGED])
-
-    def candidate(scaled: Floats) -> FrontEnd:
-        return replace(start, **dict(zip(MERGED, (scaled * begin).tolist(), strict=True)))
-
-    def residuals(scaled: Floats) -> Floats:
-        seen = bare / (1 - share @ candidate(scaled).merged(requests))
-        return np.asarray(np.log(seen / ratio))
-
-    solution = least_squares(
-        residuals, np.ones(len(MERGED)), bounds=(0.05, 5.0), loss="soft_l1", f_scale=0.02
-    )
-    error = float(np.mean(np.abs(np.expm1(residuals(solution.x)))) * 100)
-    return candidate(solution.x), error
 
 
 def fit_times(
@@ -132,7 +93,7 @@ def fit_times(
         front_end = _stepped(front_end, names, np.column_stack(slopes), now.ravel())
     last = np.abs(np.expm1(errors(front_end))) * 100
     return FrontEndFit(
-        front_end, 0.0, float(np.median(last[:, 0])), float(np.median(last[:, 1])), len(runs)
+        front_end, float(np.median(last[:, 0])), float(np.median(last[:, 1])), len(runs)
     )
 
 

@@ -65,13 +65,19 @@ def campaign_lengths(model: str, tail_tokens: float) -> Lengths:
 
 
 def fit_tail(
-    runs: Sequence[dict[str, Any]], profile: Profile, seed: int, jobs: int | None = None
+    runs: Sequence[dict[str, Any]],
+    profile: Profile,
+    recounted: float,
+    seed: int,
+    jobs: int | None = None,
 ) -> tuple[float, float]:
     """Finds the output tail whose replays have the measured ratio of ITL to TPOT.
 
     Args:
         runs: Runs bound by their LoRA slots.
         profile: Everything else.
+        recounted: By how much the ratio is larger than a replay's, in the logarithm, in runs that
+            show no tail: the campaign counted output tokens anew, from the text.
         seed: One seed for all.
         jobs: Threads.
 
@@ -84,7 +90,7 @@ def fit_tail(
         tried = replace(profile, lengths=campaign_lengths(profile.model.name, tail))
         results = simulate_many([scenario_of(run, tried, seed) for run in runs], jobs=jobs)
         ratio = np.array([result.itl_ms.mean / result.tpot_ms.mean for result in results])
-        errors.append(np.log(ratio / measured))
+        errors.append(np.log(ratio / measured) + recounted)
     bias = np.array([float(np.median(error)) for error in errors])
     # The ratio falls as the tail grows: the tail at which the median error is nil.
     tail = float(np.interp(0.0, bias[::-1], OUTPUT_TAILS_TOKENS[::-1]))

@@ -77,6 +77,8 @@ class Totals:
         ttft_ms: Mean time to first token.
         ttft_p50_ms: Its median.
         running_per_kv: Mean running requests over the mean share of KV in use.
+        lora_series: Time series of ``vllm:lora_requests_info`` at the end.
+        lora_series_adapters: Adapters that they name.
     """
 
     tps: float
@@ -87,6 +89,8 @@ class Totals:
     ttft_ms: float
     ttft_p50_ms: float
     running_per_kv: float
+    lora_series: int
+    lora_series_adapters: int
 
     @classmethod
     def of(cls, result: Result) -> Totals:
@@ -100,6 +104,8 @@ class Totals:
             ttft_ms=result.ttft_ms.mean,
             ttft_p50_ms=result.ttft_ms.p50,
             running_per_kv=result.mean_running / max(result.kv_usage.mean, 1e-9),
+            lora_series=result.lora_series,
+            lora_series_adapters=result.lora_series_adapters,
         )
 
 
@@ -112,14 +118,12 @@ class Replayed:
         totals: The twin's.
         by_step: Mean over steps: what throughput sees.
         by_request: Mean over requests in steps: what the time per token sees.
-        scheduled: Share of tokens made, by the requests scheduled in their step.
     """
 
     run: dict[str, Any]
     totals: Totals
     by_step: MeanShape
     by_request: MeanShape
-    scheduled: Floats
 
 
 def replay_with_shapes(
@@ -148,8 +152,6 @@ def _replayed(measured: dict[str, Any], profile: Profile, seed: int) -> Replayed
         totals=Totals.of(result),
         by_step=shape.mean(np.full(steps.height, 1 / steps.height)),
         by_request=shape.mean(shape.scheduled / shape.scheduled.sum()),
-        scheduled=np.bincount(steps["scheduled"].to_numpy(), weights=shape.scheduled)
-        / shape.scheduled.sum(),
     )
 
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::journeys::Journeys;
 use super::scheduler::Scheduler;
+use super::scrapes::Scrapes;
 use crate::metrics::Tally;
 use crate::requests::{Request, RequestSource};
 use crate::scenario::Scenario;
@@ -14,11 +15,13 @@ use crate::units::Time;
 #[derive(Clone, Debug)]
 pub(super) struct Clients {
     source: RequestSource,
-    /// When the source's next request arrives (`Time::MAX`: it has no more).
+    /// When the source's next request arrives (`Time::MAX`: it has no more), and of which adapter.
     next_arrival: Time,
+    next_adapter: u32,
     /// When the API server would be done with it (`Time::MAX`: it has no more).
     next_served: Time,
     server: ApiServer,
+    pub(super) scrapes: Option<Scrapes>,
     /// Accepted and not done.
     pub(super) in_flight: u32,
     max_in_flight: u32,
@@ -40,10 +43,10 @@ struct ApiServer {
 }
 
 impl ApiServer {
-    /// When the server would be done with a request.
+    /// When the server would be done with a request, free from `free` on.
     #[inline]
-    fn ready(&self, arrival: Time, adapter: u32) -> Time {
-        let ready = arrival.max(self.free) + self.request;
+    fn ready(&self, arrival: Time, adapter: u32, free: Time) -> Time {
+        let ready = arrival.max(free) + self.request;
         if self.adapter_seen[adapter as usize] {
             ready
         } else {
@@ -76,6 +79,7 @@ impl Clients {
         let mut clients = Clients {
             source: RequestSource::new(scenario),
             next_arrival: Time::MAX,
+            next_adapter: 0,
             next_served: Time::MAX,
             server: ApiServer {
                 queue: VecDeque::new(),
@@ -87,6 +91,7 @@ impl Clients {
                     .map(|adapter| adapter.is_base || scenario.warm)
                     .collect(),
             },
+            scrapes: Scrapes::of(scenario),
             in_flight: 0,
             max_in_flight: scenario.max_in_flight.unwrap_or(u32::MAX),
             sent: 0,
@@ -99,10 +104,12 @@ impl Clients {
     #[inline]
     fn look_ahead(&mut self, drawn: Option<Request>) {
         let next = drawn.or_else(|| self.source.drawn().first().copied());
-        (self.next_arrival, self.next_served) = match next {
-            Some(next) => (next.arrival, self.server.ready(next.arrival, next.adapter)),
-            None => (Time::MAX, Time::MAX),
+        let Some(next) = next else {
+            (self.next_arrival, self.next_served) = (Time::MAX, Time::MAX);
+            return;
         };
+        (self.next_arrival, self.next_adapter) = (next.arrival, next.adapter);
+        self.next_served = (self.server).ready(next.arrival, next.adapter, self.server.free);
     }
 
     /// Requests that the API server holds.
@@ -121,7 +128,16 @@ impl Clients {
     pub(super) fn next_ready(&self) -> Time {
         // The API server is done with whom it has before it is with the next.
         let is_full = self.in_flight >= self.max_in_flight;
-        let next = if is_full { Time::MAX } else { self.next_served };
+        let next = match &self.scrapes {
+            _ if is_full => Time::MAX,
+            None => self.next_served,
+            // Scrapes that come before it take their time first.
+            Some(scrapes) if self.next_arrival < Time::MAX => {
+                let free = scrapes.free_at(self.next_arrival, self.server.free);
+                (self.server).ready(self.next_arrival, self.next_adapter, free)
+            }
+            Some(_) => Time::MAX,
+        };
         next.min(self.server.first_ready)
     }
 
@@ -136,6 +152,10 @@ impl Clients {
     ) {
         while self.next_arrival < until {
             self.receive_drawn(until, scheduler, journeys, tally);
+        }
+        // What nobody is left to wait for is not answered.
+        if let (Some(scrapes), true) = (&mut self.scrapes, until < Time::MAX) {
+            scrapes.answer_until(until, &mut self.server.free);
         }
     }
 
@@ -154,12 +174,17 @@ impl Clients {
                 break;
             }
             tally.arrival(request);
+            if let Some(scrapes) = &mut self.scrapes {
+                scrapes.answer_until(Time(request.arrival.0 + 1), &mut self.server.free);
+            }
             if self.in_flight >= self.max_in_flight {
                 tally.dropped(request.arrival);
                 journeys.dropped(request);
             } else {
                 let adapter = request.adapter;
-                let ready = self.server.ready(request.arrival, adapter);
+                let ready = self
+                    .server
+                    .ready(request.arrival, adapter, self.server.free);
                 let id = scheduler.add(adapter, request.prompt_tokens, request.output_tokens);
                 journeys.accepted(id, self.sent + taken as u64, request, ready);
                 self.server.accept(id, adapter, ready);
@@ -178,6 +203,9 @@ impl Clients {
     pub(super) fn hand_over(&mut self, now: Time, scheduler: &mut Scheduler) {
         while let Some(id) = self.server.release(now) {
             scheduler.enqueue(id);
+            if let Some(scrapes) = &mut self.scrapes {
+                scrapes.joined(scheduler.requests[id].adapter);
+            }
         }
     }
 }

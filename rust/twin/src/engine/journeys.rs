@@ -16,8 +16,8 @@ pub(super) struct Journey {
     pub(super) ttft: Time,
     /// End of the step that made its latest token; kept while it does not decode.
     pub(super) latest_token: Time,
-    /// The run's sum of `merged_ppm` up to its first token.
-    pub(super) merged_before_ppm: u64,
+    /// Steps merged in the run up to its first token.
+    pub(super) merged_before: u64,
     /// Its place in the order of arrival.
     pub(super) number: u64,
     in_flight: bool,

@@ -101,6 +101,7 @@ impl Engine<'_> {
             }
             self.receive_until(Time(self.now.0 + 1));
             self.clients.hand_over(self.now, &mut self.scheduler);
+            self.report();
             if !self.scheduler.is_settled() {
                 break;
             }
@@ -109,8 +110,6 @@ impl Engine<'_> {
         if taken == 0 {
             return false;
         }
-        let merged_ppm = self.scenario.front_end.merged_ppm[self.decision.shape.scheduled as usize];
-        self.merged_ppm += taken * u64::from(merged_ppm);
         if left == 0 {
             self.scheduler.end_decodes(&mut self.completed);
             #[cfg(debug_assertions)]
@@ -156,8 +155,18 @@ impl Engine<'_> {
         if self.steps.is_some() {
             self.record_alike_steps(series, steps);
         }
+        if let (Some(scrapes), true) = (&mut self.clients.scrapes, steps > 1) {
+            scrapes.report(self.decision.shape.scheduled);
+        }
+        let start = self.now;
         self.now += Time(took);
         self.receive_until(self.now);
+        self.merge(self.decision.shape.scheduled, |time| {
+            match time.0.checked_sub(start.0 + 1) {
+                Some(span) => series.steps_until(u64::MAX, span, steps).0,
+                None => 0,
+            }
+        });
         let used_blocks = self.scheduler.advance(steps as u32, series);
         self.tally.alike(
             self.now,

@@ -13,9 +13,11 @@ mod prefetch;
 pub(crate) mod requests;
 mod running;
 pub(crate) mod scheduler;
+mod scrapes;
 mod waiting;
 
 use crate::error::SimulateError;
+use crate::front_end::FrontEnd;
 use crate::metrics::{Done, Outcome, StepCounts, Tally};
 use crate::record::{RequestColumns, StepColumns};
 use crate::scenario::Scenario;
@@ -62,8 +64,8 @@ struct Engine<'a> {
     scheduler: Scheduler,
     lora_slots: LoraSlots,
     journeys: Journeys,
-    /// Sum of `merged_ppm` over all steps so far.
-    merged_ppm: u64,
+    /// Steps so far whose tokens reached clients with those of the step before.
+    merged: u64,
     tally: Tally,
     steps: Option<StepColumns>,
     decision: Decision,
@@ -83,7 +85,7 @@ impl<'a> Engine<'a> {
             scheduler: Scheduler::new(&scenario.engine, &is_base),
             lora_slots: LoraSlots::new(scenario),
             journeys: Journeys::new(records.requests.then(RequestColumns::default)),
-            merged_ppm: 0,
+            merged: 0,
             tally: Tally::new(scenario),
             steps: records.steps.then(StepColumns::default),
             decision: Decision::default(),
@@ -100,6 +102,7 @@ impl<'a> Engine<'a> {
             }
             self.receive_until(Time(self.now.0 + 1));
             self.clients.hand_over(self.now, &mut self.scheduler);
+            self.report();
             if self.now >= self.end {
                 break;
             }
@@ -113,6 +116,16 @@ impl<'a> Engine<'a> {
         }
         self.receive_until(Time::MAX);
         Ok(())
+    }
+
+    /// After a step the API server learns who waits and who runs.
+    #[inline]
+    fn report(&mut self) {
+        if let Some(scrapes) = &mut self.clients.scrapes {
+            if self.tally.ended_last() == self.now {
+                scrapes.report_at(self.now, self.decision.shape.scheduled);
+            }
+        }
     }
 
     /// Takes what clients send before `until`.
@@ -141,6 +154,9 @@ impl<'a> Engine<'a> {
     #[inline(never)]
     fn step(&mut self) -> Result<bool, SimulateError> {
         self.scheduler.schedule(&mut self.decision);
+        if self.clients.scrapes.is_some() {
+            self.report_moves();
+        }
         for preempted in &self.decision.preempted {
             if preempted.was_decoding {
                 // Its last token came at the end of the step before.
@@ -178,6 +194,31 @@ impl<'a> Engine<'a> {
         Ok(true)
     }
 
+    /// Who moved between the waiting queue and the batch, for who reports it.
+    fn report_moves(&mut self) {
+        let Some(scrapes) = &mut self.clients.scrapes else {
+            return;
+        };
+        for preempted in &self.decision.preempted {
+            scrapes.preempted(self.scheduler.requests[preempted.id].adapter);
+        }
+        for chunk in &self.decision.chunks[self.decision.n_continued..] {
+            scrapes.admitted(self.scheduler.requests[chunk.id].adapter);
+        }
+    }
+
+    /// Counts the steps merged among those of so many requests that led up to `now`;
+    /// `ended_before` says how many of them ended before a time.
+    #[inline]
+    pub(super) fn merge(&mut self, scheduled: u32, ended_before: impl Fn(Time) -> u64) {
+        if let Some(scrapes) = &mut self.clients.scrapes {
+            let together = scrapes.held_together(self.now, ended_before);
+            if FrontEnd::slices(scheduled) == 1 {
+                self.merged += together;
+            }
+        }
+    }
+
     fn step_counts(&self, loads: Loads) -> StepCounts {
         StepCounts {
             steps: 1,
@@ -210,9 +251,14 @@ impl<'a> Engine<'a> {
 
     /// At the end of a step: tokens for who earned one, farewell to who is done.
     fn hand_out_tokens(&mut self, took: Time) {
-        let shape = &self.decision.shape;
+        let shape = self.decision.shape;
         let front_end = &self.scenario.front_end;
-        self.merged_ppm += u64::from(front_end.merged_ppm[shape.scheduled as usize]);
+        let now = self.now;
+        self.merge(shape.scheduled, |time| u64::from(now < time));
+        let held = match &self.clients.scrapes {
+            Some(scrapes) => scrapes.held(self.now),
+            None => Time::ZERO,
+        };
         for preempted in &self.decision.preempted {
             self.journeys.preempted(preempted.id);
         }
@@ -226,9 +272,9 @@ impl<'a> Engine<'a> {
             let journey = &mut self.journeys[id];
             if journey.first_token == Time::MAX {
                 let engine_ttft = self.now.since(journey.arrival);
-                journey.ttft = front_end.ttft(engine_ttft, shape.scheduled, took);
+                journey.ttft = front_end.ttft(engine_ttft, shape.scheduled, took) + held;
                 journey.first_token = self.now;
-                journey.merged_before_ppm = self.merged_ppm;
+                journey.merged_before = self.merged;
             } else {
                 let gap = self.now.since(journey.latest_token);
                 self.tally.gaps(self.now, gap, 1);
@@ -261,9 +307,12 @@ impl<'a> Engine<'a> {
                 first_token: journey.first_token,
                 ttft: journey.ttft,
                 done: self.now,
-                merged_ppm: self.merged_ppm - journey.merged_before_ppm,
+                merged: self.merged - journey.merged_before,
             });
             self.journeys.done(id, self.now);
+            if let Some(scrapes) = &mut self.clients.scrapes {
+                scrapes.finished(request.adapter);
+            }
             self.scheduler.requests.release(id);
         }
         self.clients.in_flight -= self.completed.finished.len() as u32;
@@ -289,8 +338,10 @@ impl<'a> Engine<'a> {
             self.tally.unfinished(arrival, ttft);
         }
         let unfinished = u64::from(self.clients.in_flight);
+        let series = (self.clients.scrapes.as_ref())
+            .map_or((0, 0), |scrapes| (scrapes.n_series(), scrapes.n_names()));
         Outcome {
-            summary: self.tally.summary(self.scenario, unfinished),
+            summary: self.tally.summary(self.scenario, unfinished, series),
             adapters: self.tally.adapter_columns(),
             requests: self.journeys.into_columns(),
             steps: self.steps,

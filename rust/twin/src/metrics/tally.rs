@@ -56,8 +56,8 @@ pub(crate) struct Done {
     pub(crate) first_token: Time,
     pub(crate) ttft: Time,
     pub(crate) done: Time,
-    /// Millionths of gaps merged away between its first token and its last.
-    pub(crate) merged_ppm: u64,
+    /// Gaps merged away between its first token and its last.
+    pub(crate) merged: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +92,7 @@ pub(crate) struct Tally {
     tpot_requests: u64,
     gaps: Histogram,
     decoding_ps: u128,
-    merged_ppm: u64,
+    merged: u64,
     steps: u64,
     preemptions: u64,
     gpu_loads: u64,
@@ -121,7 +121,7 @@ impl Tally {
             tpot_requests: 0,
             gaps: Histogram::new(),
             decoding_ps: 0,
-            merged_ppm: 0,
+            merged: 0,
             steps: 0,
             preemptions: 0,
             gpu_loads: 0,
@@ -133,6 +133,12 @@ impl Tally {
             weighted: Weighted::default(),
             makespan: Time::ZERO,
         }
+    }
+
+    /// When the last step ended.
+    #[inline]
+    pub(crate) fn ended_last(&self) -> Time {
+        self.makespan
     }
 
     /// Start of the window.
@@ -198,7 +204,7 @@ impl Tally {
         }
         let decoding = done.done.since(done.first_token);
         self.decoding_ps += u128::from(decoding.0);
-        self.merged_ppm += done.merged_ppm;
+        self.merged += done.merged;
         if done.output_tokens > 1 {
             let tpot = decoding.0 as f64 / f64::from(done.output_tokens - 1);
             self.tpot_ps += tpot;
@@ -266,7 +272,12 @@ impl Tally {
     }
 
     /// The totals; `unfinished` requests are still in flight.
-    pub(crate) fn summary(&self, scenario: &Scenario, unfinished: u64) -> Summary {
+    pub(crate) fn summary(
+        &self,
+        scenario: &Scenario,
+        unfinished: u64,
+        series: (u64, u64),
+    ) -> Summary {
         let end = self.end(scenario);
         let mut ttft_of_offered = self.ttft.clone();
         ttft_of_offered.add_all(&self.ttft_of_unfinished);
@@ -285,7 +296,7 @@ impl Tally {
         let output_tokens = total(|adapter| adapter.output_tokens);
         let ttft_ps: u128 = self.adapters.iter().map(|adapter| adapter.ttft_ps).sum();
         let usable_blocks = f64::from(scenario.engine.num_blocks - 1);
-        let gaps_left = (output_tokens - completed) as f64 - self.merged_ppm as f64 * 1e-6;
+        let gaps_left = (output_tokens - completed) as f64 - self.merged as f64;
         Summary {
             offered: total(|adapter| adapter.offered),
             offered_prompt_tokens: self.offered_prompt_tokens,
@@ -312,6 +323,8 @@ impl Tally {
             kv_usage_mean: mean(self.weighted.used_blocks) / usable_blocks,
             kv_usage_max: f64::from(self.max_used_blocks) / usable_blocks,
             steps: self.steps,
+            lora_series: series.0,
+            lora_series_adapters: series.1,
             busy_s: Time(self.weighted.busy).seconds(),
             makespan_s: self.makespan.seconds(),
             simulated_s: end.seconds(),

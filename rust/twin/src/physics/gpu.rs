@@ -51,8 +51,6 @@ pub struct FrontEndPrices {
     pub first_token_request: f64,
     /// Added to a TTFT: this share of its step.
     pub first_token_step: f64,
-    /// By requests in a step: share of tokens that clients see merged with the one before.
-    pub merged: Arc<[f64]>,
 }
 
 /// A GPU with its engine: all that does not change as adapters come and go.

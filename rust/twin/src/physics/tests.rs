@@ -27,7 +27,6 @@ fn flat_gpu() -> Gpu {
             first_token_fixed: 0.0,
             first_token_request: 0.0,
             first_token_step: 0.0,
-            merged: vec![0.0; 2049].into(),
         },
         block_size: 16.0,
         max_num_seqs: 2048.0,

@@ -61,7 +61,7 @@ pub fn scenario(dice: &mut impl Dice) -> Scenario {
         length_shapes,
         trace,
         step_time: step_time(dice, &engine),
-        front_end: front_end(dice, engine.max_num_seqs),
+        front_end: front_end(dice),
         engine,
         duration: (!open_ended).then_some(duration),
         warmup: dice.pick(&[Time::ZERO, Time::ZERO, Time(duration.0 / 3)]),
@@ -69,6 +69,9 @@ pub fn scenario(dice: &mut impl Dice) -> Scenario {
         seed: dice.below(1 << 60),
         max_in_flight: dice.pick(&[None, None, Some(1), Some(5), Some(40)]),
         warm: dice.once_in(2),
+        scrape_interval: dice
+            .once_in(3)
+            .then(|| Time(dice.pick(&[100_000_000_000, 2_000_000_000_000]))),
     };
     if only_trace {
         for adapter in &mut scenario.adapters {
@@ -218,15 +221,16 @@ fn step_time(dice: &mut impl Dice, engine: &EngineSettings) -> StepTime {
     }
 }
 
-fn front_end(dice: &mut impl Dice, max_num_seqs: u32) -> FrontEnd {
-    let mut front_end = FrontEnd::none(max_num_seqs);
+fn front_end(dice: &mut impl Dice) -> FrontEnd {
+    let mut front_end = FrontEnd::none();
     if dice.once_in(2) {
         front_end.request = Time(dice.pick(&[0, 1_300_000_000, 60_000_000_000]));
         front_end.first_use = Time(dice.pick(&[0, 400_000_000_000]));
         front_end.first_token_fixed_ps = dice.pick(&[0, -1_500_000_000, 5_000_000_000]);
         front_end.first_token_request = Time(dice.below(63_000_000));
         front_end.first_token_step_ppm = dice.pick(&[0, 400_000]);
-        front_end.merged_ppm = (0..=max_num_seqs).map(|r| r * 37 % 200_000).collect();
+        front_end.series = Time(dice.pick(&[0, 7_000_000, 900_000_000]));
+        front_end.series_adapter = Time(dice.pick(&[0, 100_000_000]));
     }
     front_end
 }
