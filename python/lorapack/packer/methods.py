@@ -27,6 +27,7 @@ from lorapack.packer.greedy_paper import GreedyPaper
 from lorapack.packer.placement import item_order
 from lorapack.packer.predicted import PredictedJudge, PredictedSlots
 from lorapack.packer.quick_fill import QuickFill, is_plain
+from lorapack.packer.verify import clumps_matter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,10 +100,17 @@ def _placed_quickly(
         slots = PredictedSlots(steer.level, kind.profile, slot_rules(steer.slo))
         fill = QuickFill(kind, slots, settings.seed_margin)
         return fill.place(items, problem.n_gpus, problem.spare_gpus)
+    if not is_balanced(problem, (kind,), items):
+        return None
     balance = Balance(kind, steer, settings.seed_margin)
     if problem.objective == "latency" and problem.n_gpus is not None:
         return balance.over(items, min(problem.n_gpus, len(items)))
     return balance.fewest(items, problem.n_gpus, settings.more_gpus + problem.spare_gpus)
+
+
+def is_balanced(problem: Problem, kinds: Sequence[GpuKind], items: Sequence[Item]) -> bool:
+    """Whether items are spread by physics, which knows means and nothing of clumps."""
+    return is_plain(problem, kinds, items) and not clumps_matter(problem.fleet)
 
 
 def greedy_paper(

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from lorapack.packer.greedy import Greedy, HoldsNowhere
 from lorapack.packer.methods import METHODS
-from lorapack.packer.placement import by_kinds, whole
+from lorapack.packer.placement import by_kinds
 from lorapack.packer.predicted import predicted_judges
-from lorapack.packer.quick_fill import is_plain
 from lorapack.packer.split import CLUMPED_CV, Alone, Split, clump_size, split
-from lorapack.packer.verify import BURSTY_CV, Judges, join
+from lorapack.packer.verify import Judges, clumps_matter, join
 from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel
 from lorapack.twin.trial import HOUR, QUARTER, Horizon, TwinJudge
 
@@ -66,10 +65,8 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
 
 
 def is_bursty(problem: Problem) -> bool:
-    """Whether clumps matter to the fleet as a whole: its variation, weighted by traffic."""
-    traffic = sum(adapter.rate_rps for adapter in problem.fleet)
-    varied = sum(adapter.rate_rps * adapter.cv**2 for adapter in problem.fleet)
-    return varied > BURSTY_CV**2 * traffic
+    """Whether clumps matter to the fleet as a whole."""
+    return clumps_matter(problem.fleet)
 
 
 def place(problem: Problem, steer: Judges, settings: Settings) -> list[GpuPlacement]:
@@ -113,12 +110,6 @@ def _joins(item: Item, gpus: list[GpuPlacement], steer: Judges) -> bool:
             gpus[index] = joined
             return True
     return False
-
-
-def is_plain_throughout(problem: Problem) -> bool:
-    """Whether nothing but the service level says who goes where, in all of a fleet."""
-    groups = by_kinds(problem, whole(problem.fleet))
-    return all(is_plain(problem, kinds, items) for kinds, items in groups)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from lorapack.errors import Infeasible
 from lorapack.packer.hourly import at_least, breaking_hours
 from lorapack.packer.local_search import close_gpus
 from lorapack.packer.margins import filled
-from lorapack.packer.methods import can_take_more, check_method
-from lorapack.packer.placement import counted
-from lorapack.packer.placing import Placer, is_plain_throughout, judges_of, place
+from lorapack.packer.methods import can_take_more, check_method, is_balanced
+from lorapack.packer.placement import by_kinds, counted, whole
+from lorapack.packer.placing import Placer, judges_of, place
 from lorapack.packer.predictions_only import write_predicted
 from lorapack.packer.replan import replan
 from lorapack.packer.spare import judge_after_loss, losses_that_starve, with_room
@@ -33,14 +33,17 @@ if TYPE_CHECKING:
 HOURLY_ROUNDS = 5
 """Times a plan is packed anew because a GPU would not hold in another hour."""
 
+HIGHER_MARGINS = (0.045, 0.06, 0.08)
+"""Margins tried in turn where the first proves too little."""
+
 FRAGILE_SHARE = 0.3
 """Share of fragile GPUs that repairs are left to mend; where more are, one more GPU is taken."""
 
-MENDABLE_SHARE = 0.1
+MENDABLE_SHARE = 0.15
 """Share of fragile GPUs that are mended one by one at once."""
 
 DOUBTS = 2
-"""Times a plain fleet is placed anew, what failed counting for more."""
+"""Times a fleet is spread anew, what failed counting for more."""
 
 SPARE_TRIES = 4
 """GPUs added, one by one, until the loss of the spare ones starves nobody."""
@@ -188,13 +191,33 @@ def prove(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -
 
 
 def _prove_greedy(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
-    """Places, repairs, and takes one more GPU where repairs would have had to.
+    if all(is_balanced(problem, *group) for group in by_kinds(problem, whole(problem.fleet))):
+        return _prove_balanced(problem, settings, steer, judges)
+    return _prove_filled(problem, settings, steer, judges)
 
-    Where prompts are long or requests few, what holds on the searching seed often fails on another:
-    more than a few such GPUs are not mended one by one.
+
+def _prove_filled(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
+    """Fills GPUs with as much margin as the fleet's noise asks for, repairs, closes what it can.
+
+    Where prompts are long or requests few, a few per cent more traffic is not enough to be safe on
+    another seed: the margin is raised until most GPUs are.
+    """
+    for margin in (settings.seed_margin, *HIGHER_MARGINS):
+        chosen = replace(settings, seed_margin=margin)
+        gpus = place(problem, steer, chosen)
+        settings.progress("verifying with the twin", 0)
+        if len(fragile(gpus, judges, steer)) <= max(1, MENDABLE_SHARE * len(gpus)):
+            break
+    proof = repair(gpus, judges, steer, Placer(problem, steer, judges))
+    return _closed(problem, chosen, proof, steer, judges)
+
+
+def _prove_balanced(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
+    """Spreads over the fewest GPUs, repairs, and takes one more where that does not do.
+
+    More than some that fail on the verifying seeds are not mended one by one.
     """
     placer = Placer(problem, steer, judges)
-    plain = is_plain_throughout(problem)
     more, best = 0, None
     for number in range(1, MORE_TRIES + 1):
         gpus, n_fragile = _settled(problem, replace(settings, more_gpus=more), steer, judges)
@@ -205,12 +228,11 @@ def _prove_greedy(problem: Problem, settings: Settings, steer: Judges, judges: J
         if n_fragile > max(1, FRAGILE_SHARE * len(gpus)) and not last:
             continue
         # A GPU that repairs would open is better opened when all are filled.
-        most = len(gpus) if plain and not last else None
-        best = repair(gpus, judges, steer, placer, most)
+        best = repair(gpus, judges, steer, placer, None if last else len(gpus))
         if best.verified or last:
             break
     assert best is not None, "the last try is proven whatever came of it"
-    return best if plain else _closed(problem, settings, best, steer, judges)
+    return best
 
 
 def _settled(
@@ -218,13 +240,11 @@ def _settled(
 ) -> tuple[list[GpuPlacement], int]:
     """A placement and how many of its GPUs are fragile: few, if evening out gets there.
 
-    The GPUs of a plain fleet have some slack, which moves to where it proves to be needed.
+    GPUs have some slack, which moves to where it proves to be needed.
     """
     gpus = place(problem, steer, settings)
     settings.progress("verifying with the twin", 0)
     failing = fragile(gpus, judges, steer)
-    if not is_plain_throughout(problem):
-        return gpus, len(failing)
     for _ in range(DOUBTS):
         if len(failing) <= max(1, MENDABLE_SHARE * len(gpus)):
             break
@@ -242,11 +262,11 @@ def _closed(
 ) -> Proof:
     """The proof with GPUs closed whose items find room elsewhere, if all that is left holds."""
     n_gpus = len(proof.gpus)
-    held = problem.objective == "latency" or problem.spare_gpus > 0
-    if held or n_gpus == 1 or filled(proof.gpus, steer) > n_gpus - 1:
+    kept = problem.objective == "latency" or problem.spare_gpus > 0
+    if kept or (proof.verified and filled(proof.gpus, steer) > n_gpus - 1):
         return proof
     closed = close_gpus(proof.gpus, steer, 1.0 + settings.seed_margin)
-    if len(closed) == n_gpus:
+    if proof.verified and len(closed) == n_gpus:
         return proof
     fewer = repair(closed, judges, steer, Placer(problem, steer, judges))
     return fewer if fewer.verified and len(fewer.gpus) < n_gpus else proof

@@ -19,6 +19,7 @@ from lorapack.packer.spread import cut_evenly, spread
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from lorapack.fleet.adapter import Adapter
     from lorapack.packer.evaluate import Evaluator
     from lorapack.twin.service_level import ServiceLevel
     from lorapack.twin.trial import Verdict
@@ -215,7 +216,7 @@ def _relieve(
     asked = [gpu.trial() for gpu in gpus]
     # A bursty GPU that holds is left alone: what breaks it with more traffic is no lack of room.
     spared = [
-        _is_bursty(gpu) and judges.of(gpu).judge([trial])[0].holds
+        clumps_matter(gpu.loads) and judges.of(gpu).judge([trial])[0].holds
         for gpu, trial in zip(gpus, asked, strict=True)
     ]
     apart: list[Item] = []
@@ -238,9 +239,10 @@ def _relieve(
     return [gpu for gpu in current if gpu.items]
 
 
-def _is_bursty(gpu: GpuPlacement) -> bool:
-    traffic = sum(load.rate_rps for load in gpu.loads)
-    return sum(load.rate_rps * load.cv**2 for load in gpu.loads) > BURSTY_CV**2 * traffic
+def clumps_matter(loads: Sequence[Adapter]) -> bool:
+    """Whether traffic is bursty on the whole: its variation, weighted by rate."""
+    traffic = sum(load.rate_rps for load in loads)
+    return sum(load.rate_rps * load.cv**2 for load in loads) > BURSTY_CV**2 * traffic
 
 
 def _other_slots(index: int, gpus: list[GpuPlacement], judges: Judges) -> bool:
