@@ -163,6 +163,7 @@ def test_what_the_twin_refuses_is_an_input_error(profile, fleet):
                 seed=0,
                 max_in_flight=None,
                 warm=False,
+                scrape_interval_ps=None,
             )
         )
     assert "output_tokens" in caught.value.place
