@@ -88,6 +88,7 @@ pub(super) struct Scrapes {
     freezes: VecDeque<Freeze>,
 }
 
+/// Not inlined, any of it: most runs are not scraped, and their loop would have fewer registers.
 impl Scrapes {
     /// `None`: nobody scrapes, or it costs nothing.
     pub(super) fn of(scenario: &Scenario) -> Option<Self> {
@@ -120,12 +121,14 @@ impl Scrapes {
         self.names
     }
 
+    #[inline(never)]
     pub(super) fn joined(&mut self, adapter: u32) {
         if !self.is_base[adapter as usize] {
             self.waiting.add(adapter);
         }
     }
 
+    #[inline(never)]
     pub(super) fn admitted(&mut self, adapter: u32) {
         if !self.is_base[adapter as usize] {
             self.waiting.remove(adapter);
@@ -133,6 +136,7 @@ impl Scrapes {
         }
     }
 
+    #[inline(never)]
     pub(super) fn preempted(&mut self, adapter: u32) {
         if !self.is_base[adapter as usize] {
             self.running.remove(adapter);
@@ -140,6 +144,7 @@ impl Scrapes {
         }
     }
 
+    #[inline(never)]
     pub(super) fn finished(&mut self, adapter: u32) {
         if !self.is_base[adapter as usize] {
             self.running.remove(adapter);
@@ -147,6 +152,7 @@ impl Scrapes {
     }
 
     /// The report after the step that ended at `now`, once.
+    #[inline(never)]
     pub(super) fn report_at(&mut self, now: Time, scheduled: u32) {
         if self.last_at < now {
             self.last_at = now;
@@ -158,6 +164,7 @@ impl Scrapes {
     ///
     /// Outputs that are worked off in several slices are looked at after each: who was there after
     /// the first is named, then who came since, so what is named depends on the report before too.
+    #[inline(never)]
     pub(super) fn report(&mut self, scheduled: u32) {
         let now = Report {
             waiting: self.waiting.hash,
@@ -177,6 +184,7 @@ impl Scrapes {
     }
 
     /// Answers those that come before `until`, in turn; `free` is when the server has time.
+    #[inline(never)]
     pub(super) fn answer_until(&mut self, until: Time, free: &mut Time) {
         while self.due < until {
             let begin = self.due.max(*free);
@@ -192,6 +200,7 @@ impl Scrapes {
     }
 
     /// When the server will have time for a request that arrives then, if nothing else comes.
+    #[inline(never)]
     pub(super) fn free_at(&self, arrival: Time, free: Time) -> Time {
         let (mut due, mut free) = (self.due, free);
         while due <= arrival {
@@ -207,6 +216,7 @@ impl Scrapes {
     }
 
     /// How long a token made now is held up.
+    #[inline(never)]
     pub(super) fn held(&self, now: Time) -> Time {
         (self.freezes.iter())
             .find(|freeze| freeze.begin < now && now < freeze.end)
@@ -215,6 +225,7 @@ impl Scrapes {
 
     /// Of steps up to `now`, how many made tokens that will reach clients with those of the step
     /// before; `ended_before` counts the steps that ended before a time.
+    #[inline(never)]
     pub(super) fn held_together(&mut self, now: Time, ended_before: impl Fn(Time) -> u64) -> u64 {
         let mut together = 0;
         for freeze in &mut self.freezes {
