@@ -90,7 +90,7 @@ def command(
 ) -> None:
     """Fit a profile from measurements.
 
-    DATA is a folder of a serving campaign (serving_runs.csv and four more files) or of step
+    DATA is a folder of a serving campaign (serving_runs.csv and five more files) or of step
     recordings (NAME_steps.csv.gz and two more each), told apart by what it holds; with
     --prometheus, the metric history of a running server. --url needs no DATA: it sends a bounded
     load to a server and watches the answers.

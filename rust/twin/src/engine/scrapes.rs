@@ -90,7 +90,7 @@ pub(super) struct Scrapes {
 
 /// Not inlined, any of it: most runs are not scraped, and their loop would have fewer registers.
 impl Scrapes {
-    /// `None`: nobody scrapes, or it costs nothing.
+    /// `None`: nobody scrapes.
     pub(super) fn of(scenario: &Scenario) -> Option<Self> {
         let n_adapters = scenario.adapters.len();
         Some(Scrapes {
