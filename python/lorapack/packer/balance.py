@@ -58,6 +58,9 @@ ROUGHLY_HELD = LADDER.index(1.03)
 SUSPECTS = 2
 """Items looked at on each of those."""
 
+LARGE = 0.3
+"""An item that fills less of a GPU than this does not break it alone."""
+
 EVEN_SHARE = 0.5
 """Share of the mean slack that every GPU should have, while rounds are left to even out."""
 
@@ -219,9 +222,10 @@ class Balance:
     def _check_busiest(self, gpus: Sequence[GpuPlacement]) -> None:
         """What breaks a GPU may be one item that must be divided."""
         busiest = [
-            gpu.with_items([item], 1)
+            alone
             for gpu in gpus
             for item in sorted(gpu.items, key=lambda item: -item.load.rate_rps)[:SUSPECTS]
+            if self._fullness(alone := gpu.with_items([item], 1), 1.0) > LARGE
         ]
         verdicts = self.steer.level.judge([gpu.trial(1.0 + self.margin) for gpu in busiest])
         for gpu, verdict in zip(busiest, verdicts, strict=True):
