@@ -1,6 +1,7 @@
 """How far greedy is from optimal on small fleets, and whether any bound exceeds the optimum.
 
-    pip install '.[optimum]'; python benches/cpsat.py [--adapters 60] [--draws 3] [--seed S] [--json]
+    pip install '.[optimum]'
+    python benches/cpsat.py [--adapters 60] [--draws 3] [--seed S] [--json]
 
 Verified plans of small fleets give the share of a GPU that each adapter takes
 (`lorapack.packer.surface`). On those shares CP-SAT finds the fewest GPUs there can be, and proves
