@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     profiles = [Profile.load(name) for name in arguments.profiles]
-    for profile in profiles:
+    for profile in profiles if "predicted" in arguments.evidence else ():
         Predictor.load(profile)  # which every plan would else pay for once
     rows = []
     for profile in profiles:

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 @click.option(
     "--no-verify",
     is_flag=True,
-    help="Predictions only: milliseconds in place of minutes, and no proof.",
+    help="Predictions only: milliseconds in place of seconds, and no proof.",
 )
 @click.option(
     "--predictor",

@@ -109,8 +109,9 @@ def _placed_quickly(
 
 
 def is_balanced(problem: Problem, kinds: Sequence[GpuKind], items: Sequence[Item]) -> bool:
-    """Whether items are spread by physics, which knows means and nothing of clumps."""
-    return is_plain(problem, kinds, items) and not clumps_matter(problem.fleet)
+    """Whether items are spread by physics, which knows neither clumps nor whom to starve."""
+    starves = problem.slo.adapter_min_served is None and problem.slo.ttft_p99_ms is None
+    return is_plain(problem, kinds, items) and not starves and not clumps_matter(problem.fleet)
 
 
 def greedy_paper(

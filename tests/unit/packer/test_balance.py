@@ -1,0 +1,143 @@
+"""Spreading by physics that an evaluator sets right, with one whose answers can be worked out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from quick_evaluator import QuickEvaluator, load_of
+
+from lorapack.fleet.adapter import Adapter
+from lorapack.packer.balance import Balance
+from lorapack.packer.greedy import HoldsNowhere
+from lorapack.packer.margins import LADDER, TOP, breaks_at, filled, most_traffic, next_rung
+from lorapack.packer.methods import is_balanced
+from lorapack.packer.placement import GpuPlacement, whole
+from lorapack.packer.pool import kind_of
+from lorapack.packer.problem import Problem
+from lorapack.packer.quick_fill import QuickFill
+from lorapack.packer.verify import Judges, doubt
+from lorapack.profile.profile import Profile
+from lorapack.twin.physics import FEATURE_INDEX, Physics
+from lorapack.twin.service_level import SERVICE_LEVELS
+
+PROFILE = Profile.load()
+KIND = kind_of(PROFILE)
+INTERACTIVE, BATCH = SERVICE_LEVELS["interactive"], SERVICE_LEVELS["batch"]
+
+
+def judges():
+    evaluator = QuickEvaluator()
+    return Judges(evaluator, evaluator, INTERACTIVE, BATCH)
+
+
+def gpu_of(load: float) -> GpuPlacement:
+    """A GPU that the evaluator takes to be so full: ten base-model loads, no slots."""
+    items = whole(Adapter(f"a{i}", 0, 2.0 * load) for i in range(10))
+    return GpuPlacement(KIND, tuple(items), 0)
+
+
+@pytest.mark.parametrize("load", [0.4, 0.55, 0.8, 0.9, 0.97, 1.0, 1.1, 1.9])
+def test_rungs_lie_where_the_evaluator_breaks(load: float) -> None:
+    asked = judges()
+    gpu = gpu_of(load)
+    (rung,) = most_traffic([gpu], asked)
+    holding = [i for i, factor in enumerate(LADDER) if load * factor <= 1 + 1e-9]
+    assert rung == max(holding, default=-1)
+    if rung == TOP:
+        assert breaks_at(gpu, asked) is next_rung(rung) is None
+    elif rung >= 0:
+        assert LADDER[rung] < (breaks_at(gpu, asked) or 0) < next_rung(rung)
+
+
+def test_what_is_known_of_a_gpu_is_not_asked_again() -> None:
+    asked = judges()
+    gpus = [gpu_of(0.5), gpu_of(0.9)]
+    first = most_traffic(gpus, asked)
+    n_asked = len(asked.level.asked)
+    assert most_traffic(gpus, asked, guess=1.5) == first
+    assert len(asked.level.asked) == n_asked
+    assert filled(gpus, asked) == pytest.approx(0.5 + 0.9, abs=0.02)
+
+
+@pytest.mark.parametrize("wrong", [0.5, 2.0])
+def test_physics_that_is_far_off_is_set_right(wrong: float) -> None:
+    # Alike: 0.9 req/s of rank 8 are 0.05 of a GPU each, 20 to a GPU less slots and margin.
+    items = whole(Adapter(f"a{i:02d}", 8, 0.9) for i in range(70))
+    steer = judges()
+    steer.lessons.believed.update({item.key: wrong for item in items})
+    gpus = Balance(KIND, steer, 0.03).fewest(items)
+    loads = [load_of(gpu.trial()) for gpu in gpus]
+    assert len(gpus) == 4
+    assert max(loads) <= 1
+    assert max(loads) - min(loads) < 0.15
+
+
+def test_more_gpus_than_the_fewest_are_used_when_asked_for() -> None:
+    items = whole(Adapter(f"a{i:02d}", 8, 0.9) for i in range(70))
+    balance = Balance(KIND, judges(), 0.03)
+    assert len(balance.fewest(items, more=2)) == 6
+    assert len(balance.fewest(items)) == 4
+
+
+def test_items_of_a_gpu_that_failed_count_for_more() -> None:
+    items = whole(Adapter(f"a{i:02d}", 8, 0.9) for i in range(70))
+    steer = judges()
+    balance = Balance(KIND, steer, 0.03)
+    before = balance.fewest(items)
+    doubt(before[:1], steer.lessons)
+    after = balance.fewest(items)
+    assert len(after) == len(before)
+    assert load_of(after[0].trial()) <= load_of(before[0].trial())
+
+
+def test_item_that_does_not_hold_alone_is_named() -> None:
+    items = whole([Adapter("hot", 0, 30.0), *(Adapter(f"a{i}", 0, 0.1) for i in range(5))])
+    with pytest.raises(HoldsNowhere) as found:
+        Balance(KIND, judges(), 0.03).fewest(items)
+    assert found.value.item.name == "hot"
+
+
+class Room:
+    """Says that any set holds whose adapters are few enough for their rates."""
+
+    def __init__(self) -> None:
+        self.questions = 0
+
+    def slots(self, sums, n, rank):
+        self.questions += 1
+        return n if self.rate_of(sums) <= 10.0 + 1e-9 else None
+
+    def rate_of(self, sums):
+        row = Physics.of(PROFILE, max_lora_rank=8).features(
+            sums, max_loras=8, kv_cache_tokens=10**6
+        )[0]
+        return float(row[FEATURE_INDEX["rate_rps"]])
+
+
+def test_large_item_that_does_not_fit_is_passed_over_for_smaller_ones() -> None:
+    rates = [6.0, 5.0, 3.0, 0.9, 0.8]
+    items = whole(Adapter(f"a{i}", 8, rate) for i, rate in enumerate(rates))
+    gpus = QuickFill(KIND, Room(), margin=0.0).fill(items, 1.0)
+    assert gpus is not None
+    assert [[item.load.rate_rps for item in gpu.items] for gpu in gpus] == [
+        [6.0, 3.0, 0.9],
+        [5.0, 0.8],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fleet", "slo", "balanced"),
+    [
+        ([Adapter("a", 8, 1.0)], "interactive", True),
+        ([Adapter("a", 8, 1.0)], "batch", True),
+        ([Adapter("a", 8, 1.0)], "papers", False),
+        ([Adapter("a", 8, 1.0, cv=4.0), Adapter("b", 8, 1.0)], "interactive", False),
+        ([Adapter("a", 8, 1.0, pin="left")], "interactive", False),
+    ],
+)
+def test_physics_spreads_what_it_knows(fleet, slo, balanced) -> None:
+    problem = Problem.build(fleet, [KIND], SERVICE_LEVELS[slo])
+    assert is_balanced(problem, [KIND], whole(problem.fleet)) == balanced
+    few = replace(KIND, count=1)
+    assert not is_balanced(problem, [few], whole(problem.fleet))
