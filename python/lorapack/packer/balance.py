@@ -124,6 +124,7 @@ class Balance:
     margin: float
     _fill: QuickFill = field(init=False)
     _slots: LoadSlots = field(init=False)
+    _total: float = 0.0
 
     def __post_init__(self) -> None:
         guide = Guide(self.kind.profile, self.steer.level, slot_rules(self.steer.slo))
@@ -149,7 +150,9 @@ class Balance:
         n_gpus = lessons.n_gpus.get(name) or self._first_number(ordered)
         found = self.over(ordered, n_gpus)
         while found is None and n_gpus < len(ordered):
-            n_gpus += 1
+            # Half of what is short: fewer adapters on each GPU are a little smaller, too.
+            short = math.ceil(self._total * (1.0 + self.margin)) - n_gpus
+            n_gpus += max(1, short // 2)
             found = self.over(ordered, n_gpus)
         n_gpus = lessons.n_gpus.setdefault(name, n_gpus)
         if more:
@@ -184,7 +187,7 @@ class Balance:
             if level is None:
                 break
             learnt = self._learn(*level)
-            total = sum(size for _, size in learnt)
+            total = self._total = sum(size for _, size in learnt)
             worst = min(held for held, _ in learnt)
             fits = total * (1.0 + self.margin) <= n_gpus
             if fits and worst >= most:
