@@ -15,6 +15,7 @@ from scipy.special import stdtr
 from lorapack.packer.evaluate import SlotSearch, slot_rules
 from lorapack.packer.placement import GpuPlacement, Item, may_join, with_one_more
 from lorapack.packer.spread import cut_evenly, spread
+from lorapack.twin.trial import n_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,9 +38,13 @@ SHED = 0.03
 MAX_ROUNDS = 12
 """Rounds of repair before a plan is given up as it stands."""
 
+CROWDED_MARGIN = 0.05
+"""The same where slots are short: a queue for them may build up on one seed and not on the next,
+and then lasts."""
+
 SAFE = 0.08
-"""A GPU that was seen to hold with this much more traffic is proven without that margin: a search's
-quarter of an hour on one seed is a few per cent off."""
+"""A GPU with a slot for each adapter that was seen to hold with this much more traffic is proven
+without that margin: a search's quarter of an hour on one seed is a few per cent off."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +188,16 @@ def _judge_with_margin(
     gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges
 ) -> list[Verdict]:
     """Judges every GPU, those that are not safe with `PROOF_MARGIN` more traffic."""
-    safe = [verdict.holds for verdict in _judge(gpus, steer, [1.0 + SAFE] * len(gpus))]
-    return _judge(gpus, judges, [1.0 if is_safe else 1.0 + PROOF_MARGIN for is_safe in safe])
+    held = [verdict.holds for verdict in _judge(gpus, steer, [1.0 + SAFE] * len(gpus))]
+    factors = [1.0 + _margin(gpu, held=holds) for gpu, holds in zip(gpus, held, strict=True)]
+    return _judge(gpus, judges, factors)
+
+
+def _margin(gpu: GpuPlacement, *, held: bool) -> float:
+    """What a GPU is to hold above its traffic, given whether it was seen to hold `SAFE` above."""
+    if gpu.max_loras < n_adapters(gpu.loads):
+        return CROWDED_MARGIN
+    return 0.0 if held else PROOF_MARGIN
 
 
 def _judge(
