@@ -257,7 +257,8 @@ class Network:
         most: float,
         draw: NDArray[np.float32],
         cap: NDArray[np.float32],
-        sides: tuple[NDArray[np.float32], NDArray[np.float32]],
+        low: NDArray[np.float32],
+        high: NDArray[np.float32],
     ) -> Network: ...
     def row(self, features: NDArray[np.float32]) -> NDArray[np.float32] | None: ...
     def numbers(self, features: NDArray[np.float32]) -> tuple[float, ...] | None: ...

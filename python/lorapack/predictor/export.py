@@ -18,9 +18,9 @@ import numpy as np
 
 from lorapack.atomic_file import atomic_file
 from lorapack.errors import MissingPackageError
-from lorapack.predictor.digest import digest_of
-from lorapack.predictor.features import FEATURE_INDEX, FEATURES, RAW
+from lorapack.predictor.features import FEATURE_INDEX, FEATURES, N_RAW
 from lorapack.predictor.targets import BASES, HEADS, MILLISECONDS, N_LOG_HEADS, OUTPUTS
+from lorapack.profile.digest import digest_of
 
 try:
     import onnx
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lorapack.predictor.train import Distilled
     from lorapack.profile.profile import Profile
 
-FORMAT = 1
+FORMAT = 2
 """Of the graph's inputs, outputs and metadata."""
 
 OPSET = 17
@@ -211,10 +211,10 @@ def _outputs(graph: _Graph, before: str, outside: str) -> None:
 
 def _outside(graph: _Graph, model: Distilled, logs: str) -> str:
     """1 where a raw feature lies outside the range of training, else 0."""
-    n = len(RAW)
-    sides, edges = np.zeros((len(FEATURES), 2 * n)), np.concatenate([model.low, -model.high])
-    for i, feature in enumerate(RAW):
-        sides[feature, i], sides[feature, n + i] = -1.0, 1.0
-    beyond = graph.node("Relu", graph.gemm(logs, sides, edges, "sides"), name="beyond")
+    part = (("first", [0]), ("end", [N_RAW]), ("columns", [1]))
+    raw = graph.node("Slice", logs, *(graph.constant(*p, np.int64) for p in part), name="raw")
+    below = graph.node("Sub", graph.constant("low", model.low), raw, name="below")
+    above = graph.node("Sub", raw, graph.constant("high", model.high), name="above_high")
+    beyond = graph.node("Max", below, above, name="beyond")
     far = graph.node("ReduceMax", beyond, name="far", axes=[1])
-    return graph.node("Sign", far, name="outside")
+    return graph.node("Sign", graph.node("Relu", far, name="far_out"), name="outside")

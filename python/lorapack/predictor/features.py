@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
     from lorapack.twin.scenario import Scenario
 
-__all__ = ["FEATURES", "FEATURE_INDEX", "FEATURE_NAMES", "RAW", "features_of", "matrix_of"]
+__all__ = ["FEATURES", "FEATURE_INDEX", "FEATURE_NAMES", "N_RAW", "features_of", "matrix_of"]
 
 FEATURE_NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
 """Names in the order of a row."""
 
-RAW: tuple[int, ...] = tuple(i for i, feature in enumerate(FEATURES) if feature.raw)
-"""Places of the features that are held against the range of training."""
+N_RAW: int = sum(feature.raw for feature in FEATURES)
+"""Raw features, which are held against the range of training; they come first."""
+
+assert all(feature.raw for feature in FEATURES[:N_RAW])
 
 
 def matrix_of(scenarios: Iterable[Scenario]) -> NDArray[np.float32]:

@@ -75,7 +75,8 @@ def _network(constants: Constants) -> Network:
         most=float(constants["most"]),
         draw=constants["draw"],
         cap=constants["cap"],
-        sides=(constants["sides_weights"], constants["sides_bias"]),
+        low=constants["low"],
+        high=constants["high"],
     )
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import onnxruntime
 
 from lorapack.errors import InputError
-from lorapack.predictor.digest import digest_of
 from lorapack.predictor.features import FEATURES
 from lorapack.predictor.one_row import network_of
 from lorapack.predictor.targets import OUTPUTS, Prediction
+from lorapack.profile.digest import digest_of
 from lorapack.profile.profile import Profile
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lorapack._native import Network
 
-FORMAT = "1"
+FORMAT = "2"
 """The graphs that this version reads (see :mod:`lorapack.predictor.export`)."""
 
 _BUILTIN = resources.files("lorapack.predictor") / "models"

@@ -1,7 +1,8 @@
 """Learning a predictor from a sweep: physics first, then what it leaves out.
 
 A network (scikit-learn) sees the logarithms of the features and learns, for each quantity, what
-must be added to the logarithm that physics puts in its place. On fleets kept aside, a second step
+must be added to the logarithm that physics puts in its place. What it learns of a fleet is the mean
+over its draws. On fleets kept aside, a second step
 learns how far off that is (:class:`Doubt`): intervals of 90 % by split conformal prediction, and a
 calibrated probability of starvation. A third part of the fleets is seen by nobody: the card's
 errors. Fleets are split whole, never by row.
@@ -18,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from lorapack.errors import InputError, MissingPackageError
-from lorapack.predictor.features import FEATURE_INDEX, FEATURES, RAW, matrix_of
+from lorapack.predictor.features import FEATURE_INDEX, FEATURES, N_RAW, matrix_of
 from lorapack.predictor.targets import (
     BASES,
     HEADS,
@@ -38,7 +39,7 @@ try:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from lorapack.predictor.estimators import Committee, LogFeatures
+    from lorapack.predictor.estimators import LogFeatures, PhasedMLP
 except ImportError:
     raise MissingPackageError("training", "scikit-learn", "train") from None
 
@@ -68,16 +69,15 @@ class Rows:
 
     Attributes:
         features: float32, shape (rows, features).
-        labels: What the twin said, shape (rows, heads), in the heads' units.
-        fleet: Which fleet each row is of: rows of one fleet stay together.
-        offered_tps: Tokens per second that really were offered.
+        labels: What the twin said, shape (rows, heads), in the heads' units; the mean over the
+            draws of a fleet.
+        fleet: Which fleet each row is of.
         kind: How each row's rates were drawn, for the card.
     """
 
     features: NDArray[np.float32]
     labels: NDArray[np.float64]
     fleet: NDArray[np.int64]
-    offered_tps: NDArray[np.float64]
     kind: NDArray[np.str_]
 
     def __len__(self) -> int:
@@ -137,9 +137,9 @@ class Distilled:
         return self.network.regressor_["scale"]
 
     @property
-    def mlp(self) -> Committee:
+    def mlp(self) -> PhasedMLP:
         """Its third."""
-        mlp: Committee = self.network.regressor_["mlp"]
+        mlp: PhasedMLP = self.network.regressor_["mlp"]
         return mlp
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -157,7 +157,7 @@ class Distilled:
         doubt = self.doubt
         width = np.exp(hidden @ doubt.width_weights + doubt.width_bias)
         logit = hidden @ doubt.starved_weights + doubt.starved_slope * middle[:, 0]
-        raw = logs[:, list(RAW)]
+        raw = logs[:, :N_RAW]
         outside = (raw < self.low).any(axis=1) | (raw > self.high).any(axis=1)
         served = np.exp(middle[:, 0])
         columns = [
@@ -185,8 +185,26 @@ def _heads(
     model: Distilled, features: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Logarithms of the heads that have one, and the margin."""
-    heads = model.network.predict(features) + _physics(model.log_features, features)
+    return with_physics(model.log_features, features, model.network.predict(features))
+
+
+def with_physics(
+    log: LogFeatures, features: NDArray[np.float32], added: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a model adds to physics, added: logarithms of the heads that have one, and the margin.
+
+    Args:
+        log: The model's logarithms.
+        features: Shape (rows, features).
+        added: Shape (rows, heads).
+    """
+    heads = added + _physics(log, features)
     return np.minimum(heads[:, :N_LOG_HEADS], _CAP), heads[:, N_LOG_HEADS]
+
+
+def residuals(log: LogFeatures, rows: Rows) -> NDArray[np.float64]:
+    """What is learnt: labels, in logarithms where they have one, less what physics says."""
+    return _logs(rows.labels) - _physics(log, rows.features)
 
 
 def _physics(log: LogFeatures, features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -223,32 +241,45 @@ def rows_of_sweep(folder: str | os.PathLike[str]) -> tuple[Rows, Profile]:
         found = ", ".join(profile.name for profile in profiles)
         raise InputError(folder, "profile", found, "sweep one profile at a time: a model is of one")
     frame = labelled(scan_sweep(folder).collect())
-    if len(frame) < LEAST_ROWS:
-        mend = f"give a sweep with at least {LEAST_ROWS} rows that completed requests"
-        raise InputError(folder, "rows", len(frame), mend)
-    scenarios = [definition.scenario(index) for index in frame["scenario"]]
+    seeds = definition.design.seeds or 1
+    points, first, of_row = np.unique(
+        frame["scenario"].to_numpy() // seeds, return_index=True, return_inverse=True
+    )
+    if len(points) < LEAST_ROWS:
+        mend = f"give a sweep with at least {LEAST_ROWS} fleets that completed requests"
+        raise InputError(folder, "rows", len(points), mend)
+    scenarios = [definition.scenario(int(point) * seeds) for point in points]
     usable = [scenario for scenario in scenarios if isinstance(scenario, Scenario)]
-    rates = np.array([scenario.fleet.rate_rps for scenario in usable])
-    if len(rates) != len(frame) or not np.allclose(rates, frame["rate_rps"].to_numpy(), rtol=1e-9):
+    rates, swept = (
+        np.array([scenario.fleet.rate_rps for scenario in usable]),
+        frame["rate_rps"].to_numpy()[first],
+    )
+    if len(rates) != len(swept) or not np.allclose(rates, swept, rtol=1e-9):
         raise InputError(folder, "rows", None, "another lorapack drew these fleets: run it again")
     kinds = frame["fleet.rates"] if "fleet.rates" in frame.columns else pl.Series(["all"])
     rows = Rows(
         features=matrix_of(usable),
-        labels=labels_of(frame),
-        fleet=frame["scenario"].to_numpy() // (definition.design.seeds or 1),
-        offered_tps=frame["offered_tps"].to_numpy(),
-        kind=np.resize(kinds.cast(pl.String).to_numpy().astype(str), len(frame)),
+        labels=_means(labels_of(frame), of_row),
+        fleet=points,
+        kind=np.resize(kinds.cast(pl.String).to_numpy().astype(str), len(frame))[first],
     )
     return rows, profiles[0]
 
 
+def _means(labels: NDArray[np.float64], of_row: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Labels averaged over the rows of each fleet: its draws."""
+    sums = np.zeros((of_row.max() + 1, labels.shape[1]))
+    np.add.at(sums, of_row, labels)
+    return sums / np.bincount(of_row)[:, None]
+
+
 def split(rows: Rows, seed: int) -> tuple[Rows, Rows, Rows]:
-    """Splits fleets at random: 70 % to learn from, 15 % to learn doubt from, 15 % for the card."""
+    """Splits fleets at random: 80 % to learn from, 10 % to learn doubt from, 10 % for the card."""
     fleets = np.unique(rows.fleet)
     share = np.random.Generator(np.random.PCG64(seed)).random(len(fleets))
     of_row = share[np.searchsorted(fleets, rows.fleet)]
-    learn, doubt = of_row < 0.70, (of_row >= 0.70) & (of_row < 0.85)
-    return rows.part(learn), rows.part(doubt), rows.part(of_row >= 0.85)
+    learn, doubt = of_row < 0.8, (of_row >= 0.8) & (of_row < 0.9)
+    return rows.part(learn), rows.part(doubt), rows.part(of_row >= 0.9)
 
 
 def pipeline(mlp: Any, share: float = 0.01) -> TransformedTargetRegressor:  # noqa: ANN401 - any estimator
@@ -257,7 +288,7 @@ def pipeline(mlp: Any, share: float = 0.01) -> TransformedTargetRegressor:  # no
     return TransformedTargetRegressor(Pipeline(steps), transformer=StandardScaler())
 
 
-def distil(learn: Rows, doubt: Rows, seed: int = 0, mlp: Committee | None = None) -> Distilled:
+def distil(learn: Rows, doubt: Rows, seed: int = 0, mlp: PhasedMLP | None = None) -> Distilled:
     """Trains a predictor.
 
     Args:
@@ -266,10 +297,10 @@ def distil(learn: Rows, doubt: Rows, seed: int = 0, mlp: Committee | None = None
         seed: Of weights and of the order of rows.
         mlp: The network; the one that won the comparison if not given.
     """
-    network = pipeline(mlp or Committee(random_state=seed))
+    network = pipeline(mlp or PhasedMLP(random_state=seed))
     log = LogFeatures().fit(learn.features)
-    network.fit(learn.features, _logs(learn.labels) - _physics(log, learn.features))
-    raw = log.transform(np.concatenate([learn.features, doubt.features]))[:, list(RAW)]
+    network.fit(learn.features, residuals(log, learn))
+    raw = log.transform(np.concatenate([learn.features, doubt.features]))[:, :N_RAW]
     # A little beyond what was seen: float32 in a graph must not flag the edge itself.
     model = Distilled(network, _NO_DOUBT, raw.min(axis=0) - EDGE, raw.max(axis=0) + EDGE)
     return replace(model, doubt=_doubt(model, doubt, seed))
@@ -323,13 +354,13 @@ def errors(outputs: NDArray[np.float64], rows: Rows) -> dict[str, dict[str, floa
         label = rows.labels[:, i]
         inside = (column[f"{head.name}_low"] <= label) & (label <= column[f"{head.name}_high"])
         found[head.name] = {
-            "smape": float(_smape(column[head.name], label).mean()),
-            "median_smape": float(np.median(_smape(column[head.name], label))),
+            "smape": float(smape(column[head.name], label).mean()),
+            "median_smape": float(np.median(smape(column[head.name], label))),
             "coverage": float(inside.mean()),
         }
     served = rows.labels[:, 0]
     found["throughput_tps"] = {
-        "smape": float(_smape(column["served_fraction"], served).mean())  # offered cancels
+        "smape": float(smape(column["served_fraction"], served).mean())  # offered cancels
     }
     starved, probability = served < STARVED_BELOW, column["starved_probability"]
     found["starved_probability"] = {
@@ -345,8 +376,13 @@ def errors(outputs: NDArray[np.float64], rows: Rows) -> dict[str, dict[str, floa
     return found
 
 
-def _smape(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row's part of SMAPE, percent."""
+def smape(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each row's part of SMAPE, percent.
+
+    Args:
+        a: What one side says.
+        b: What the other says.
+    """
     return np.asarray(np.abs(a - b) / np.maximum(np.abs(a) + np.abs(b), 1e-300) * 100.0)
 
 
@@ -357,6 +393,7 @@ def train(
     seed: int = 0,
     force: bool = False,
     progress: Callable[[str], None] | None = None,
+    judge: Callable[[Rows, Rows], None] | None = None,
 ) -> Mapping[str, Mapping[str, float]]:
     """Distils a predictor from a sweep and writes it, with a card beside it.
 
@@ -366,6 +403,7 @@ def train(
         seed: Of everything drawn.
         force: Replace files that exist.
         progress: Told what is being done.
+        judge: Given the rows that were learnt from and those kept aside.
 
     Returns:
         Target -> its errors on fleets that nothing was learnt from.
@@ -398,7 +436,7 @@ def train(
         by_kind=by_kind,
         ranges={
             FEATURES[i].name: (float(learn.features[:, i].min()), float(learn.features[:, i].max()))
-            for i in RAW
+            for i in range(N_RAW)
         },
         seed=seed,
         definition=read_sweep_definition(folder).identity,
@@ -406,4 +444,6 @@ def train(
     told("writing the model")
     digest = write_model(model, profile, card, output, force=force)
     write_card(card, output, digest, force=force)
+    if judge is not None:
+        judge(learn, kept_aside)
     return card.targets

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,13 +86,17 @@ class FleetLaw:
         prompt_tokens: Mean prompt, tokens; the profile's if not given.
         output_tokens: Mean answer, tokens; the profile's if not given.
         length_spread: Sigma of the logarithm of adapters' mean lengths around those; 0: all alike.
-        lengths: Shape of each adapter's lengths: ``profile`` or ``lognormal``.
+        lengths: Of each adapter: ``profile`` (the profile's law with the means above),
+            ``lognormal`` (with them), or ``default`` (the profile's law as it is).
         prompt_sigma: Of ``lognormal`` lengths.
         output_sigma: Of ``lognormal`` lengths.
         cv: Coefficient of variation of the gaps; 1: Poisson.
         cv_spread: Sigma of its logarithm between adapters.
         gaps: Family of the gaps: ``gamma``, ``weibull``, or ``mixed``.
-        base_share: Share of the requests that go to the base model itself, 0..1.
+        base_share: Share of the requests that go to the base model itself, 0..1; at 1 there are no
+            adapters.
+        spare_slots: Whether there may be more LoRA slots than adapters; if not, ``max_loras`` is
+            lowered to them.
         seed: Of what is drawn; each point its own if not given.
     """
 
@@ -113,6 +117,7 @@ class FleetLaw:
     cv_spread: float | None = number(high=5, optional=True)
     gaps: str | None = None
     base_share: float | None = number(high=1, optional=True)
+    spare_slots: bool | None = None
     seed: int | None = number(optional=True)
 
     def check(self, file: str) -> None:
@@ -127,7 +132,7 @@ class FleetLaw:
             mend = "give exactly one of rate_rps, total_rate_rps, load"
             raise InputError(file, "[fleet]", found, mend)
         for name, known in (
-            ("lengths", (None, "profile", "lognormal")),
+            ("lengths", (None, "profile", "lognormal", "default")),
             ("gaps", (None, "gamma", "weibull", "mixed")),
         ):
             if getattr(self, name) not in known:
@@ -185,6 +190,8 @@ def draw_fleet(
         capacity_rps: What the GPU can complete of a fleet's mix (asked only under ``load``).
     """
     draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, 0x666C6565])))
+    if law.base_share == 1.0:
+        law = replace(law, n_adapters=0)
     n = law.n_adapters
     rates = _relative_rates(law, groups, draw)
     columns: dict[str, Sequence[object]] = {
@@ -235,6 +242,8 @@ def _adapters(
     n, columns = law.n_adapters, {}
     given = (law.prompt_tokens, law.output_tokens)
     spread = law.length_spread or 0.0
+    if law.lengths == "default":
+        given, spread = (None, None), 0.0
     if spread or law.lengths == "lognormal" or any(mean is not None for mean in given):
         for name, own, profile in zip(
             ("prompt_tokens", "output_tokens"), given, means, strict=True

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lorapack.errors import Infeasible, InputError
+from lorapack.profile.digest import digest_of
 from lorapack.profile.profile import DEFAULT_PROFILE, Profile
 from lorapack.profile.section import choice, number, read_section
 from lorapack.sweep.axis import Axis, Choice, Range, is_range, range_of
@@ -203,7 +204,7 @@ class Sweep:
 
     @functools.cached_property
     def identity(self) -> str:
-        """A hash of all that the scenarios depend on, the files it names included."""
+        """A hash of all that the scenarios depend on: files that it names, profiles' constants."""
         parts = {
             "document": self.document,
             "design": [self.design.kind, self.design.n, self.design.seed, self.design.seeds],
@@ -211,7 +212,7 @@ class Sweep:
             "most_requests": self.design.most_requests,
             "adapters": bool(self.design.adapters),
             "axes": [[_dotted(place), repr(axis)] for place, axis in self.axes.items()],
-            "profiles": [profile.to_toml() for profile in self.profiles()],
+            "profiles": [digest_of(profile) for profile in self.profiles()],
             "files": [_digest(path) for path in self._files()],
         }
         text = json.dumps(parts, sort_keys=True, default=str)
@@ -245,21 +246,36 @@ class Sweep:
         Raises:
             InputError: Its values cannot go together; the message names the point.
         """
-        document = copy.deepcopy(dict(self.document))
         point, repetition = divmod(index, self.design.seeds or 1)
+        first = self._last_point.get(point)
+        if first is None:
+            first = self._first_scenario(point)
+            # Its repetitions, which come next, are the same but for the seed.
+            self._last_point.clear()
+            self._last_point[point] = first
+        if isinstance(first, Refused):
+            seed = first.document["seed"] + repetition
+            return Refused({**first.document, "seed": seed}, first.refusal)
+        return replace(first, seed=first.seed + repetition) if repetition else first
+
+    @functools.cached_property
+    def _last_point(self) -> dict[int, Scenario | Refused]:
+        return {}
+
+    def _first_scenario(self, point: int) -> Scenario | Refused:
+        document = copy.deepcopy(dict(self.document))
         for place, value in zip(self.axes, self._values(point), strict=True):
             _put(document, place, value)
-        sampled = self.design.kind != "grid"
-        first = document.get("seed")
-        if first is None:
+        if document.get("seed") is None:
             # Points of a sampled design share no draws; those of a grid differ by their keys alone.
-            first = self._seed_of(point) if sampled else self.design.seed or 0
-        document["seed"] = first + repetition
+            sampled = self.design.kind != "grid"
+            document["seed"] = self._seed_of(point) if sampled else self.design.seed or 0
         try:
             return self._scenario(document, point)
         except Infeasible as error:
             return Refused(document, error.limit)
         except InputError as error:
+            index = point * (self.design.seeds or 1)
             where = f"scenario {index}: {error.place}" if error.place else f"scenario {index}"
             raise InputError(self.file, where, error.value, error.mend) from error
 
@@ -315,7 +331,8 @@ class Sweep:
         law = document.get("fleet")
         if isinstance(law, Mapping):
             del document["fleet"]
-            build = functools.partial(self._with_fleet, document, profile)
+            spare = law.get("spare_slots") is not False
+            build = functools.partial(self._with_fleet, document, profile, spare)
             scenario = build(self._draw(dict(law), point, profile, build))
         else:
             scenario = scenario_of_document(document, self.file, {"profile": profile})
@@ -342,9 +359,15 @@ class Sweep:
             rules, ranks, groups, seed, means, lambda fleet: capacity_rps(build(fleet))
         )
 
-    def _with_fleet(self, document: Mapping[str, Any], profile: Profile, fleet: Fleet) -> Scenario:
+    def _with_fleet(
+        self, document: Mapping[str, Any], profile: Profile, spare_slots: bool, fleet: Fleet
+    ) -> Scenario:
         overrides = {"profile": profile, "fleet": fleet}
-        return self._fitted(scenario_of_document(document, self.file, overrides))
+        scenario = scenario_of_document(document, self.file, overrides)
+        if not spare_slots and scenario.max_loras is not None:
+            n_adapters = sum(not adapter.is_base for adapter in fleet)
+            scenario = replace(scenario, max_loras=min(scenario.max_loras, n_adapters))
+        return self._fitted(scenario)
 
     def _shortened(self, scenario: Scenario) -> Scenario:
         """With no more requests offered than wished."""

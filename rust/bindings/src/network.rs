@@ -23,8 +23,8 @@ pub struct Network {
     most: f32,
     draw: Sparse,
     cap: Vec<f32>,
-    sides: Sparse,
-    edges: Vec<f32>,
+    low: Vec<f32>,
+    high: Vec<f32>,
 }
 
 type Layer<'py> = (PyReadonlyArray2<'py, f32>, PyReadonlyArray1<'py, f32>);
@@ -36,7 +36,7 @@ const LAST: usize = 3;
 impl Network {
     /// The graph's constants, by its names; the last of the layers has no activation.
     #[new]
-    #[pyo3(signature = (*, offset, mean, scale, layers, physics, least, most, draw, cap, sides))]
+    #[pyo3(signature = (*, offset, mean, scale, layers, physics, least, most, draw, cap, low, high))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
         offset: PyReadonlyArray1<'_, f32>,
@@ -48,7 +48,8 @@ impl Network {
         most: f32,
         draw: PyReadonlyArray2<'_, f32>,
         cap: PyReadonlyArray1<'_, f32>,
-        sides: Layer<'_>,
+        low: PyReadonlyArray1<'_, f32>,
+        high: PyReadonlyArray1<'_, f32>,
     ) -> PyResult<Self> {
         let network = Network {
             offset: offset.as_slice()?.to_vec(),
@@ -60,8 +61,8 @@ impl Network {
             most,
             draw: Sparse::of(&draw)?,
             cap: cap.as_slice()?.to_vec(),
-            sides: Sparse::of(&sides.0)?,
-            edges: sides.1.as_slice()?.to_vec(),
+            low: low.as_slice()?.to_vec(),
+            high: high.as_slice()?.to_vec(),
         };
         if network.fits() {
             Ok(network)
@@ -114,7 +115,8 @@ impl Network {
             && [self.mean.len(), self.scale.len()] == [n, n]
             && self.physics.shape == [n, known]
             && self.draw.shape == [3 * known, outputs]
-            && self.sides.shape == [n, self.edges.len()]
+            && self.low.len() <= n
+            && self.low.len() == self.high.len()
             && outputs > LAST
     }
 
@@ -179,14 +181,12 @@ impl Network {
         values
     }
 
-    /// 1 where a raw feature lies outside the range of training, else 0.
+    /// 1 where a raw feature (they come first) lies outside the range of training, else 0.
     fn outside(&self, logs: &[f32]) -> f32 {
-        let mut sides = vec![0.0; self.edges.len()];
-        self.sides.add(logs, &mut sides);
-        let beyond = sides
+        let beyond = logs
             .iter()
-            .zip(&self.edges)
-            .any(|(side, edge)| side + edge > 0.0);
+            .zip(self.low.iter().zip(&self.high))
+            .any(|(log, (low, high))| log < low || log > high);
         f32::from(u8::from(beyond))
     }
 }

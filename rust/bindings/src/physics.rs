@@ -1,7 +1,5 @@
 //! The steady state of one GPU: sums in Python's hands, features out as a row of float32.
 
-use std::sync::Arc;
-
 use lorapack_twin::physics::features::{FEATURES, N_FEATURES};
 use lorapack_twin::physics::work::AdapterWork;
 use lorapack_twin::physics::{self, FrontEndPrices, Setting, StepPrices};
@@ -135,12 +133,12 @@ impl GpuPhysics {
     ) -> PyResult<Self> {
         let one_slot = seconds_of(&one_slot_ps)?;
         let two_slots = seconds_of(&two_slots_ps)?;
-        let slot: Arc<[f64]> = one_slot
+        let slot: Vec<f64> = one_slot
             .iter()
             .zip(&two_slots)
             .map(|(one, two)| two - one)
             .collect();
-        let with_lora = one_slot
+        let with_lora: Vec<f64> = one_slot
             .iter()
             .zip(slot.iter())
             .map(|(one, slot)| one - slot)
@@ -161,10 +159,10 @@ impl GpuPhysics {
         }
         Ok(GpuPhysics(physics::Gpu {
             step: StepPrices {
-                without_lora: seconds_of(&without_lora_ps)?.into(),
-                with_lora,
-                slot,
-                distinct_adapter: seconds_of(&distinct_adapter_ps)?.into(),
+                without_lora: physics::over_fluctuations(&seconds_of(&without_lora_ps)?),
+                with_lora: physics::over_fluctuations(&with_lora),
+                slot: physics::over_fluctuations(&slot),
+                distinct_adapter: physics::over_fluctuations(&seconds_of(&distinct_adapter_ps)?),
                 cpu_lora: cpu_lora_ps * 1e-12,
                 request: seconds(request_ps),
                 context_token: seconds(context_token_ps),

@@ -40,11 +40,11 @@ def rows_and_profile(swept):
 
 @pytest.fixture(scope="session")
 def distilled(rows_and_profile):
-    from lorapack.predictor.estimators import Committee
+    from lorapack.predictor.estimators import PhasedMLP
     from lorapack.predictor.train import distil, split
 
     learn, doubt, _ = split(rows_and_profile[0], seed=0)
-    quick = Committee(2, (24, 12), rates=(3e-3, 5e-4), epochs=(40, 20), batch_size=64, alpha=0.1)
+    quick = PhasedMLP((24, 12), (3e-3, 5e-4), (40, 20), (20, 10), batch_size=64, alpha=0.1)
     return distil(learn, doubt, mlp=quick)
 
 

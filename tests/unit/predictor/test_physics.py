@@ -1,5 +1,7 @@
 """Physics against what the twin simulates, where it should be right."""
 
+from dataclasses import replace
+
 import pytest
 
 from lorapack.fleet.adapter import Adapter
@@ -27,6 +29,68 @@ def test_served_and_itl_are_near_the_twin(rate_rps):
     assert solved(asked, "served_fraction") == pytest.approx(result.served_fraction, rel=0.08)
     assert solved(asked, "itl_s") * 1e3 == pytest.approx(result.itl_ms.mean, rel=0.15)
     assert solved(asked, "running") == pytest.approx(result.mean_running, rel=0.15)
+
+
+def test_a_lone_adapter_on_one_slot_waits_for_nobody():
+    asked = scenario(12.0, 1, max_loras=1)
+    result = run(asked)
+    assert solved(asked, "slot_served") == 1.0
+    assert solved(asked, "served_fraction") == pytest.approx(result.served_fraction, rel=0.05)
+    assert solved(asked, "itl_s") * 1e3 == pytest.approx(result.itl_ms.mean, rel=0.1)
+
+
+@pytest.mark.parametrize("max_loras", [0, 16])
+def test_the_base_model_alone_is_near_the_twin(max_loras):
+    fleet = Fleet([Adapter("base", 0, 6.0)])
+    rank = 16 if max_loras else None
+    asked = Scenario(
+        Profile.load(),
+        fleet,
+        max_loras=max_loras,
+        max_lora_rank=rank,
+        duration_s=900.0,
+        warm=True,
+    )
+    result = run(asked)
+    assert solved(asked, "served_fraction") == pytest.approx(result.served_fraction, rel=0.05)
+    assert solved(asked, "itl_s") * 1e3 == pytest.approx(result.itl_ms.mean, rel=0.15)
+
+
+def test_long_prompts_in_a_full_cache_are_computed_in_vain():
+    # Prompts of several chunks: admitted for their first, pushed out for want of the rest's blocks.
+    fleet = Fleet(
+        Adapter(f"a{i}", 16, 0.5, prompt_tokens=9000, output_tokens=300, lengths="constant")
+        for i in range(8)
+    )
+    asked = Scenario(Profile.load(), fleet, max_loras=8, duration_s=900.0, warm=True)
+    result = run(asked)
+    assert result.preemptions > 0.5 * result.completed
+    assert solved(asked, "futile_fraction") > 0.2
+    assert solved(asked, "served_fraction") == pytest.approx(result.served_fraction, rel=0.25)
+
+
+def test_an_adapter_that_never_goes_idle_keeps_its_slot():
+    # 16 adapters, 2 slots, each asking for tens of requests in service: those who come first stay.
+    asked = scenario(8.0, 16, max_loras=2)
+    result = run(asked)
+    assert result.served_fraction < 0.3
+    assert solved(asked, "served_fraction") == pytest.approx(result.served_fraction, rel=0.4)
+
+
+def test_first_uses_queue_only_where_they_come_faster_than_they_are_done():
+    few, many = (scenario(rate_rps, 400, warm=False) for rate_rps in (0.0005, 0.5))
+    warm = scenario(0.0005, 400)
+    assert solved(few, "ttft_s") < solved(warm, "ttft_s") + 1.0
+    assert solved(many, "ttft_s") > 10.0
+
+
+def test_clumps_are_seen_from_within():
+    calm, bursty = scenario(0.3), scenario(0.3)
+    bursty = replace(bursty, fleet=Fleet(replace(a, cv=6.0) for a in calm.fleet))
+    assert solved(calm, "clump") == pytest.approx(1.0)
+    assert solved(bursty, "clump") == pytest.approx(0.5 * (36 + 1))
+    assert solved(bursty, "ttft_s") > solved(calm, "ttft_s")
+    assert solved(bursty, "distinct_adapters") < solved(calm, "distinct_adapters")
 
 
 def test_load_grows_with_the_rate_and_capacity_does_not():

@@ -3,6 +3,7 @@
 import pytest
 
 from lorapack.errors import InputError
+from lorapack.sweep import grid as grid_room
 from lorapack.sweep.grid import Refused, Sweep
 
 FLEET = """
@@ -163,3 +164,57 @@ def test_a_bad_point_names_its_scenario(fleet, place):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError):
         Sweep.read(tmp_path / "none.toml")
+
+
+def law(text, fleet):
+    return sweep(text + '\n[design]\nkind = "latin-hypercube"\nn = 4\n[fleet]\n' + fleet)
+
+
+def test_a_base_share_of_one_is_the_base_model_alone():
+    alone = law(
+        "[engine]\nmax_loras = 4",
+        'n_adapters = 6\nrates = "equal"\ntotal_rate_rps = 2.0\nbase_share = 1.0\n'
+        "spare_slots = [true, false]",
+    )
+    for i in range(4):
+        scenario = alone.scenario(i)
+        assert [adapter.is_base for adapter in scenario.fleet] == [True]
+        assert scenario.fleet.rate_rps == pytest.approx(2.0)
+        assert scenario.max_loras == (4 if alone.point(i)["fleet.spare_slots"] else 0)
+
+
+def test_slots_are_no_more_than_adapters_where_none_are_to_spare():
+    tight = law(
+        "[engine]\nmax_loras = 9",
+        'n_adapters = 6\nrates = "equal"\nrate_rps = 0.1\nspare_slots = false',
+    )
+    assert tight.scenario(0).max_loras == 6
+
+
+def test_default_lengths_are_the_profiles_own():
+    own = law(
+        "",
+        'n_adapters = 3\nrates = "equal"\nrate_rps = 0.1\nlengths = "default"\n'
+        "prompt_tokens = 5000\nlength_spread = 1.0",
+    )
+    assert all(adapter.prompt_tokens is None for adapter in own.scenario(0).fleet)
+
+
+def test_a_profile_that_says_otherwise_where_it_is_from_is_the_same_sweep(tmp_path):
+    from lorapack.profile.profile import Profile
+
+    text = Profile.load().to_toml()
+    note = next(line for line in text.splitlines() if line.startswith("note"))
+    weights = next(line for line in text.splitlines() if line.startswith("weights_ms"))
+    identities = []
+    for one in (
+        text,
+        text.replace(note, 'note = "measured again"'),
+        text.replace(weights, "weights_ms = 99.0"),
+    ):
+        (tmp_path / "own.toml").write_text(one)
+        design = '[design]\nkind = "grid"' + FLEET
+        sweep_of = sweep(design, profile=str(tmp_path / "own.toml"))
+        grid_room._load_profile.cache_clear()
+        identities.append(sweep_of.identity)
+    assert identities[0] == identities[1] != identities[2]

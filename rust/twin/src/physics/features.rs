@@ -87,9 +87,7 @@ pub const FEATURES: &[Feature] = &[
     raw("prompt_spread", "1", "variance of prompt means between adapters over squared mean", |i| i.demand.prompt_spread),
     raw("output_spread", "1", "variance of output means between adapters over squared mean", |i| i.demand.output_spread),
     raw("gap_cv_square", "1", "squared variation of gaps between an adapter's requests, by generated tokens", |i| i.demand.gap_cv_square),
-    raw("clump_ratio", "1", "outputs that a clump of requests of a bursty adapter generates, over the mean output", |i| {
-        ratio(i.demand.clump_tokens, i.demand.output_tokens)
-    }),
+    raw("clump", "count", "requests of an adapter that come together, mean over clumps", |i| i.demand.clump),
     raw("effective_adapters", "count", "equal adapters among which decode work would be as concentrated", |i| i.demand.effective_adapters),
     raw("hottest_share", "1", "share of decode work of one adapter of the busiest bin", |i| i.demand.hottest_share),
     raw("base_share", "1", "share of requests that are the base model's", |i| i.demand.base_share),
@@ -115,7 +113,6 @@ pub const FEATURES: &[Feature] = &[
     solved("running", "count", "running requests", |i| i.state.running),
     solved("running_limit", "count", "most requests that can run", |i| i.state.running_limit),
     solved("token_room", "1", "requests that the tokens of a step allow, over running_limit", |i| i.state.token_room),
-    solved("kv_room", "1", "requests that the KV cache allows, over running_limit", |i| i.state.kv_room),
     solved("batched_tokens", "tokens", "tokens in a step", |i| i.state.batched_tokens),
     solved("distinct_adapters", "count", "distinct adapters in a step", |i| i.state.distinct_adapters),
     solved("step_s", "s", "a step, adapter loads included", |i| i.state.step_s),
@@ -130,9 +127,10 @@ pub const FEATURES: &[Feature] = &[
     solved("waiting", "count", "requests waiting, mean over the window", |i| i.state.waiting),
     solved("ttft_s", "s", "time to first token, as a client sees it, mean", |i| i.state.ttft_s),
     solved("service_fraction", "1", "time in the engine of the request a token belongs to, over the window", |i| i.state.service_fraction),
-    solved("startup_fraction", "1", "share of the window that first uses of adapters block the API server", |i| i.state.startup_fraction),
-    solved("front_end_load", "1", "share of the time that the API server is busy with requests", |i| i.state.front_end_load),
-    solved("clump_s", "s", "time to work off one clump of a bursty adapter", |i| i.state.clump_s),
+    solved("held_work", "1", "share of the adapters' work whose adapter holds a slot", |i| i.state.held_work),
+    solved("crowd", "count", "requests of its adapter's queue that a token finds beside it in the batch", |i| i.state.crowd),
+    solved("futile_fraction", "1", "share of the steps that compute a chunk in vain in a full KV cache", |i| i.state.futile_fraction),
+    solved("burst_wait_s", "s", "wait behind bursts, mean over requests", |i| i.state.burst_wait_s),
     solved("served_fraction", "1", "tokens served over tokens offered", |i| i.state.served_fraction),
 ];
 

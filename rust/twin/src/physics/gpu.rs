@@ -38,6 +38,32 @@ impl StepPrices {
     }
 }
 
+/// Standard deviation of the tokens of a step without prompts, over that of a Poisson number: longer
+/// steps let more requests gather, which is why they fluctuate less.
+const FLUCTUATION: f64 = 0.5;
+
+/// A table by tokens, each entry the mean over the entries near it: running requests fluctuate, and
+/// prices have jumps (kernels change with the size of a batch) that means do not have.
+#[must_use]
+pub fn over_fluctuations(table: &[f64]) -> Arc<[f64]> {
+    (0..table.len())
+        .map(|tokens| {
+            let deviation = (FLUCTUATION * (tokens as f64).sqrt()).max(FLUCTUATION);
+            let reach = (3.0 * deviation) as usize;
+            let first = tokens.saturating_sub(reach);
+            let near = &table[first..=(tokens + reach).min(table.len() - 1)];
+            let (mut sum, mut weights) = (0.0, 0.0);
+            for (at, price) in near.iter().enumerate() {
+                let score = ((first + at) as f64 - tokens as f64) / deviation;
+                let weight = (-0.5 * score * score).exp();
+                sum += weight * price;
+                weights += weight;
+            }
+            sum / weights
+        })
+        .collect()
+}
+
 /// The front end in seconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrontEndPrices {
@@ -102,8 +128,6 @@ pub struct SteadyState {
     pub running_limit: f64,
     /// Most that the tokens of a step allow, over `running_limit`.
     pub token_room: f64,
-    /// Most that the KV cache allows, over `running_limit`.
-    pub kv_room: f64,
     /// Tokens in a step.
     pub batched_tokens: f64,
     /// Distinct adapters in a step.
@@ -132,12 +156,16 @@ pub struct SteadyState {
     pub ttft_s: f64,
     /// Time a request spends in the engine, by its output, over the window.
     pub service_fraction: f64,
-    /// Share of the window that first uses of adapters block the API server.
-    pub startup_fraction: f64,
     /// Share of the time that the API server is busy with requests.
     pub front_end_load: f64,
-    /// Time to work off one clump of a bursty adapter.
-    pub clump_s: f64,
+    /// Share of the work whose adapter holds a slot.
+    pub held_work: f64,
+    /// Requests of its adapter's queue that a token finds beside it in the batch.
+    pub crowd: f64,
+    /// Share of the steps that compute a chunk in vain.
+    pub futile_fraction: f64,
+    /// Wait behind bursts, mean over requests.
+    pub burst_wait_s: f64,
     /// Tokens served over tokens offered in the window.
     pub served_fraction: f64,
 }

@@ -1,4 +1,14 @@
-//! How adapters share the LoRA slots in time: busy periods, and the wait for a turn.
+//! How adapters share the LoRA slots in time.
+//!
+//! An adapter whose clumps of requests keep it busy `a` times over holds a slot for a busy period of
+//! `B = (e^a - 1) / a` service times, then asks for nothing until the next clump. Where more slots are
+//! wanted than there are, each waits `w` for its turn, with `sum T / (T + idle + w) = 0.98 slots`; and
+//! a turn then lasts longer than `B`, because it begins with all that queued meanwhile:
+//!
+//! - the last of so many requests ends later than one would ([`Slots::tail`]);
+//! - a queue that fills the batch takes the time that the batch needs for it;
+//! - but what queued elsewhere meanwhile is older than what comes in during the turn and goes first,
+//!   which is what ends the turn of an adapter that would never go idle by itself.
 
 use super::work::{self, Demand};
 use super::Setting;
@@ -6,17 +16,21 @@ use super::Setting;
 /// Share of the slots that time-sharing keeps busy.
 const BUSY_SLOTS: f64 = 0.98;
 
-/// Requests in service from which on an adapter never goes idle: e^30 service times is for ever.
+/// Times over that an adapter is busy from which on it never goes idle: e^30 service times.
 const ALWAYS_BUSY: f64 = 30.0;
 
-/// Newton steps for the slot wait, on the inverse of the slots held: a straight line for like
-/// adapters, concave for unlike ones, so that steps from the left never overshoot.
+/// Steps for the slot wait, at most.
 const WAIT_STEPS: usize = 5;
 
 /// Share of the slots to which they are shared.
-const SHARED: f64 = 1e-4;
+const SHARED: f64 = 2e-3;
+
+/// Of the logarithm by which the last of several requests that begin together ends later: between
+/// the first two (1/2 a request) and the last of many (1, less Euler's constant).
+const LAST_ENDS: f64 = 0.6;
 
 /// How adapters share the slots, in service times.
+#[derive(Clone, Copy)]
 pub(super) struct Sharing {
     pub(super) distinct_adapters: f64,
     pub(super) pressure: f64,
@@ -26,6 +40,10 @@ pub(super) struct Sharing {
     pub(super) loads: f64,
     /// Share of the work whose turn comes within the window.
     pub(super) served: f64,
+    /// Share of the work whose adapter holds a slot.
+    pub(super) held_work: f64,
+    /// Requests of its adapter's queue that a token finds beside it in the batch.
+    pub(super) crowd: f64,
 }
 
 impl Default for Sharing {
@@ -36,104 +54,248 @@ impl Default for Sharing {
             wait: 0.0,
             loads: 0.0,
             served: 1.0,
+            held_work: 1.0,
+            crowd: 0.0,
         }
     }
 }
 
-impl Sharing {
+/// The slots, and who asks for them.
+pub(super) struct Slots<'a> {
+    demand: &'a Demand,
+    setting: &'a Setting,
+    /// Requests that can run.
+    places: f64,
+    /// Standard deviation of an adapter's answers over their mean.
+    spread: f64,
+    /// Share of the work that adapters ask for, the base model not counted.
+    own_share: f64,
+}
+
+impl<'a> Slots<'a> {
+    pub(super) fn new(demand: &'a Demand, setting: &'a Setting, places: f64) -> Self {
+        let (output, work) = (demand.output_tokens, demand.rate_rps * demand.output_tokens);
+        let square_of_means = output * output * (1.0 + demand.output_spread);
+        let own: f64 = demand
+            .groups()
+            .iter()
+            .map(|group| group.adapters * group.work)
+            .sum();
+        Slots {
+            demand,
+            setting,
+            places,
+            spread: (demand.output_square / square_of_means - 1.0)
+                .clamp(0.0, 4.0)
+                .sqrt(),
+            own_share: (own / work.max(1e-300)).min(1.0),
+        }
+    }
+
     /// How the slots are shared if steps take `step_s`. Within a window an adapter cannot hold a
     /// slot for longer than the window, and one whose turn does not come is not served.
-    pub(super) fn of(demand: &Demand, setting: &Setting, step_s: f64) -> Sharing {
-        let work = demand.rate_rps * demand.output_tokens;
-        if step_s <= 0.0 || work <= 0.0 || demand.groups().is_empty() || setting.max_loras == 0.0 {
+    pub(super) fn shared(&self, step_s: f64) -> Sharing {
+        let (demand, setting) = (self.demand, self.setting);
+        if step_s <= 0.0 || demand.groups().is_empty() || setting.max_loras == 0.0 {
             return Sharing::default();
         }
         let window = (setting.duration_s / (demand.output_tokens * step_s)).max(1.0);
-        let busy_slots = BUSY_SLOTS * setting.max_loras;
-        let mut turns = Turns::default();
-        let mut own_work = 0.0;
+        let mut turns = Turns {
+            slots: self,
+            window,
+            filled: setting.max_loras / self.places,
+            turns: [Turn::default(); work::BINS],
+            n: 0,
+        };
         for group in demand.groups() {
-            turns.push(group.adapters, group.work * step_s, window);
-            own_work += group.adapters * group.work;
+            turns.push(group, step_s);
         }
-        let wanted = turns.held(0.0).0;
-        let mut wait = 0.0;
-        if wanted > busy_slots {
-            for _ in 0..WAIT_STEPS {
-                let (held, slope) = turns.held(wait);
-                if held - busy_slots <= SHARED * busy_slots {
-                    break;
-                }
-                wait += held * (held - busy_slots) / (busy_slots * slope);
-            }
-        }
-        let (held, _) = turns.held(wait);
-        let idle = (demand.adapters - held).max(1e-9);
-        let kept = ((setting.max_loras - held) / idle).clamp(0.0, 1.0);
-        let served = window / (window + wait);
-        let in_service = work * step_s;
+        let busy_slots = BUSY_SLOTS * setting.max_loras;
+        let wanted = turns.held(0.0);
+        let in_service = demand.rate_rps * demand.output_tokens * step_s;
+        let short = wanted > busy_slots && demand.adapters > setting.max_loras;
+        let wait = if short {
+            turns.wait(wanted, busy_slots)
+        } else {
+            0.0
+        };
+        let taken = turns.taken(wait);
+        let idle = (demand.adapters - taken.held).max(1e-9);
+        let kept = ((setting.max_loras - taken.held) / idle).clamp(0.0, 1.0);
+        let hogged = if short { turns.hogged() } else { 0.0 };
+        // Who comes first keeps its slot: an adapter is the likelier there the more it asks for.
+        let of_hogs = (setting.max_loras / demand.effective_adapters.max(1.0)).min(1.0);
+        let served = (1.0 - hogged) * window / (window + wait) + hogged * of_hogs;
         Sharing {
-            distinct_adapters: (turns.distinct() * served).min(setting.max_loras),
+            distinct_adapters: turns.distinct().min(setting.max_loras),
             pressure: wanted / busy_slots,
-            wait: turns.mean_wait(wait).min(window),
-            loads: (1.0 - kept) * turns.cycles(wait) / in_service,
-            served: 1.0 - (own_work / work).min(1.0) * (1.0 - served),
+            wait: taken.mean_wait.min(window),
+            loads: (1.0 - kept) * taken.turns / in_service,
+            served: 1.0 - self.own_share * (1.0 - served),
+            held_work: taken.held_work,
+            crowd: taken.crowd * (1.0 - hogged),
         }
+    }
+
+    /// What the last of so many further requests that begin together adds, in service times.
+    fn tail(&self, further: f64) -> f64 {
+        self.spread * (1.0 + LAST_ENDS * further).ln()
     }
 }
 
-/// Busy periods of the adapters, group by group, in service times.
-#[derive(Default)]
-struct Turns {
-    groups: [Turn; work::BINS],
+/// Turns of the adapters, group by group, in service times.
+struct Turns<'a> {
+    slots: &'a Slots<'a>,
+    window: f64,
+    /// Share of the batch that the queues of all slots fill, for each request queued behind a slot.
+    filled: f64,
+    turns: [Turn; work::BINS],
     n: usize,
 }
 
+/// The turns of one group's adapters.
 #[derive(Clone, Copy, Default)]
 struct Turn {
     adapters: f64,
+    /// Requests that would be in service, were there no wait.
     in_service: f64,
+    /// Until the next clump.
+    idle: f64,
     present: f64,
+    /// A busy period, were the window without end.
+    alone: f64,
+    /// The same within the window.
     busy: f64,
-    cycle: f64,
+    /// Further, where the turn begins with a queue: a busy period begun with more than one request.
+    busier: f64,
 }
 
-impl Turns {
-    fn push(&mut self, adapters: f64, in_service: f64, window: f64) {
-        let in_service = in_service.clamp(1e-12, ALWAYS_BUSY);
-        let absent = (-in_service).exp();
+/// What a wait comes to.
+struct Taken {
+    /// Slots.
+    held: f64,
+    held_work: f64,
+    crowd: f64,
+    /// Turns begun in one service time.
+    turns: f64,
+    mean_wait: f64,
+}
+
+impl Turns<'_> {
+    fn push(&mut self, group: &work::Group, step_s: f64) {
+        let in_service = (group.work * step_s).max(1e-12);
+        let clumps = (group.clumps * step_s).clamp(1e-12, in_service);
+        let mates = in_service / clumps - 1.0;
+        let together = if mates > 1e-6 {
+            1.0 + self.slots.tail(mates)
+        } else {
+            1.0
+        };
+        let load = (clumps * together).min(ALWAYS_BUSY);
+        let absent = (-load).exp();
         // (e^a - 1) / a, from the side that loses no digits.
-        let busy = if in_service < 1e-6 {
+        let busy = if load < 1e-6 {
             1.0
         } else {
-            (1.0 - absent) / (absent * in_service)
+            (1.0 - absent) / (absent * load)
         };
-        let busy = busy.min(window);
-        let cycle = busy + 1.0 / in_service;
-        self.groups[self.n] = Turn {
-            adapters,
+        let alone = busy * together;
+        let busy = alone.min(self.window);
+        self.turns[self.n] = Turn {
+            adapters: group.adapters,
             in_service,
+            idle: 1.0 / clumps,
             present: 1.0 - absent,
+            alone,
             busy,
-            cycle,
+            busier: (busy - 1.0).max(0.0) * (1.35 / load).min(0.65),
         };
         self.n += 1;
     }
 
     fn turns(&self) -> &[Turn] {
-        &self.groups[..self.n]
+        &self.turns[..self.n]
     }
 
-    /// Slots held when every turn starts with a wait, and how fast that falls with the wait.
-    fn held(&self, wait: f64) -> (f64, f64) {
-        let (mut held, mut slope) = (0.0, 0.0);
-        for turn in self.turns() {
-            let per_cycle = 1.0 / (turn.cycle + wait);
-            let share = turn.adapters * turn.busy * per_cycle;
-            held += share;
-            slope += share * per_cycle;
+    /// How long a turn lasts that begins after a wait.
+    fn length(&self, turn: &Turn, wait: f64) -> f64 {
+        if wait == 0.0 {
+            return turn.busy.max(1.0);
         }
-        (held, slope)
+        let queued = turn.in_service * wait;
+        let filled = queued * self.filled;
+        let busy = turn.busy - 1.0 + turn.busier * queued / (1.0 + queued);
+        1.0 + busy.max(0.0) / (1.0 + filled * filled)
+            + self.slots.tail(queued)
+            + (filled - 1.0).max(0.0)
+    }
+
+    /// Slots held when every turn starts with a wait.
+    fn held(&self, wait: f64) -> f64 {
+        self.turns()
+            .iter()
+            .map(|turn| {
+                let length = self.length(turn, wait);
+                turn.adapters * length / (length + turn.idle + wait)
+            })
+            .sum()
+    }
+
+    /// The wait at which adapters that want so many slots hold so many; where they would hold more
+    /// after any wait that the window allows, as much longer than the window.
+    fn wait(&self, wanted: f64, slots: f64) -> f64 {
+        let at_end = self.held(self.window);
+        if at_end >= slots {
+            return self.window * at_end / slots;
+        }
+        // On the inverse of the slots held: nearly a straight line.
+        let goal = 1.0 / slots;
+        let (mut low, mut high) = ((0.0, 1.0 / wanted), (self.window, 1.0 / at_end));
+        for step in 0..WAIT_STEPS {
+            let chord = (goal - low.1) / (high.1 - low.1);
+            // Now and then to the middle, lest one end stays where it is.
+            let part = if step % 3 == 2 {
+                0.5 * (chord + 0.5)
+            } else {
+                chord
+            };
+            let wait = low.0 + part * (high.0 - low.0);
+            let held = self.held(wait);
+            if (held - slots).abs() <= SHARED * slots {
+                return wait;
+            }
+            if held > slots {
+                low = (wait, 1.0 / held);
+            } else {
+                high = (wait, 1.0 / held);
+            }
+        }
+        low.0 + (goal - low.1) / (high.1 - low.1) * (high.0 - low.0)
+    }
+
+    fn taken(&self, wait: f64) -> Taken {
+        let (mut held, mut held_work, mut crowd, mut turns, mut work) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        let (mut waits, mut requests) = (0.0, 0.0);
+        for turn in self.turns() {
+            let length = self.length(turn, wait);
+            let begun = turn.adapters / (length + turn.idle + wait);
+            let own = turn.adapters * turn.in_service;
+            held += begun * length;
+            turns += begun;
+            work += own;
+            held_work += own * length * begun / turn.adapters;
+            crowd += own * (0.5 * turn.in_service * wait).min(self.slots.places);
+            // The turn's first waits in full, those who come while it waits on average for half.
+            waits += begun * (wait + 0.5 * turn.in_service * wait * wait);
+            requests += begun * (1.0 + turn.in_service * (length + wait));
+        }
+        Taken {
+            held,
+            held_work: held_work / work,
+            crowd: crowd / work,
+            turns,
+            mean_wait: waits / requests.max(1e-300),
+        }
     }
 
     fn distinct(&self) -> f64 {
@@ -143,24 +305,15 @@ impl Turns {
             .sum()
     }
 
-    /// Turns begun in one service time.
-    fn cycles(&self, wait: f64) -> f64 {
-        self.turns()
-            .iter()
-            .map(|turn| turn.adapters / (turn.cycle + wait))
-            .sum()
-    }
-
-    /// Wait of a request, mean over requests: the turn's first waits in full, those who come while
-    /// it waits on average for half.
-    fn mean_wait(&self, wait: f64) -> f64 {
-        let (mut waits, mut requests) = (0.0, 0.0);
+    /// Share of the window until the first slot comes free, where all are taken at its beginning.
+    fn hogged(&self) -> f64 {
+        let (mut ends, mut held) = (0.0, 0.0);
         for turn in self.turns() {
-            let (adapters, a) = (turn.adapters, turn.in_service);
-            let turns = adapters / (turn.cycle + wait);
-            waits += turns * (wait + 0.5 * a * wait * wait);
-            requests += turns * (1.0 + a * (turn.busy + wait));
+            let present = turn.adapters * turn.present;
+            ends += present / turn.alone;
+            held += present;
         }
-        waits / requests.max(1e-300)
+        let first = held / (ends * self.slots.setting.max_loras * self.window);
+        first * (1.0 - (-1.0 / first).exp())
     }
 }

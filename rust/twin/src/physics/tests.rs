@@ -144,3 +144,22 @@ fn features_are_finite_and_not_negative() {
         }
     }
 }
+
+#[test]
+fn tables_are_smoothed_over_their_neighbours() {
+    let jump: Vec<f64> = (0..400).map(|at| f64::from(u8::from(at >= 100))).collect();
+    let smooth = over_fluctuations(&jump);
+    assert!(smooth[60] < 1e-9 && smooth[140] > 1.0 - 1e-9, "{smooth:?}");
+    assert!((smooth[100] - 0.5).abs() < 0.06, "{}", smooth[100]);
+    assert!(smooth.windows(2).all(|pair| pair[0] <= pair[1] + 1e-12));
+}
+
+#[test]
+fn a_lone_adapter_waits_for_no_slot_however_busy() {
+    let one_slot = Setting {
+        max_loras: 1.0,
+        ..setting()
+    };
+    let state = flat_gpu().solve(&demand(1, 50.0), &one_slot);
+    assert_eq!((state.slot_wait_s, state.slot_served), (0.0, 1.0));
+}

@@ -50,7 +50,6 @@ enum Sum {
     OutputSquare,
     PromptSquare,
     GapCvSquare,
-    Clump,
     PromptMeans,
     OutputMeans,
     Rank,
@@ -76,7 +75,6 @@ impl AdapterWork {
             rate * self.output_square,
             rate * self.prompt_square,
             work * self.gap_cv_square,
-            rate * self.output_square * self.gap_cv_square,
             rate * self.prompt_tokens * self.prompt_tokens,
             work * self.output_tokens,
             own * self.rank,
@@ -85,6 +83,12 @@ impl AdapterWork {
             own * rate,
             own * work * work,
         ]
+    }
+
+    /// Requests that come together: were clumps Poisson and their sizes geometric, with this mean the
+    /// counts would vary as they do.
+    fn clump(&self) -> f64 {
+        0.5 * (self.gap_cv_square.max(1.0) + 1.0)
     }
 
     fn bin(&self) -> usize {
@@ -104,6 +108,7 @@ pub struct WorkSums {
     sums: [i128; SUMS],
     bin_adapters: [u32; BINS],
     bin_work: [i128; BINS],
+    bin_clumps: [i128; BINS],
 }
 
 impl WorkSums {
@@ -131,7 +136,9 @@ impl WorkSums {
         } else {
             let bin = work.bin();
             self.bin_adapters[bin] = moved(self.bin_adapters[bin]);
-            self.bin_work[bin] += i128::from(sign) * fixed(work.rate_rps * work.output_tokens);
+            let tokens = work.rate_rps * work.output_tokens;
+            self.bin_work[bin] += i128::from(sign) * fixed(tokens);
+            self.bin_clumps[bin] += i128::from(sign) * fixed(tokens / work.clump());
             self.adapters = moved(self.adapters);
         }
         for (sum, term) in self.sums.iter_mut().zip(work.terms()) {
@@ -172,7 +179,6 @@ impl WorkSums {
             output_square: self.sum(Sum::OutputSquare) / rate,
             prompt_square: self.sum(Sum::PromptSquare) / rate,
             gap_cv_square: self.sum(Sum::GapCvSquare) / output,
-            clump_tokens: self.sum(Sum::Clump) / output,
             prompt_spread: spread(self.sum(Sum::PromptMeans), prompt, rate),
             output_spread: spread(self.sum(Sum::OutputMeans), output, rate),
             rank: of_adapters(Sum::Rank),
@@ -187,6 +193,16 @@ impl WorkSums {
             .iter()
             .map(|group| group.adapters * group.work)
             .sum();
+        let clumps: f64 = demand
+            .groups()
+            .iter()
+            .map(|group| group.adapters * group.clumps)
+            .sum();
+        demand.clump = if clumps > 0.0 {
+            (work / clumps).max(1.0)
+        } else {
+            1.0
+        };
         demand.effective_adapters = work * work / self.sum(Sum::WorkSquare).max(1e-12);
         demand.hottest_share = demand
             .groups()
@@ -203,6 +219,7 @@ impl WorkSums {
                 demand.groups[demand.n_groups] = Group {
                     adapters,
                     work: work / adapters,
+                    clumps: self.bin_clumps[bin] as f64 / FIXED_ONE / adapters,
                 };
                 demand.n_groups += 1;
             }
@@ -226,6 +243,8 @@ pub struct Group {
     pub adapters: f64,
     /// Tokens generated a second, by one of them.
     pub work: f64,
+    /// The same if each clump of its requests were one request.
+    pub clumps: f64,
 }
 
 /// What all adapters of a GPU ask for together. Means are over requests unless said otherwise.
@@ -247,8 +266,8 @@ pub struct Demand {
     pub prompt_square: f64,
     /// Squared variation of the gaps, mean over generated tokens.
     pub gap_cv_square: f64,
-    /// Tokens that one clump of requests of a bursty adapter generates, mean over generated tokens.
-    pub clump_tokens: f64,
+    /// Requests of an adapter that come together, mean over clumps.
+    pub clump: f64,
     /// Variance of the prompt means between adapters, by the squared mean.
     pub prompt_spread: f64,
     /// Variance of the output means between adapters, by the squared mean.
@@ -279,7 +298,7 @@ impl Demand {
         output_square: 1.0,
         prompt_square: 0.0,
         gap_cv_square: 1.0,
-        clump_tokens: 1.0,
+        clump: 1.0,
         prompt_spread: 0.0,
         output_spread: 0.0,
         rank: 0.0,
@@ -291,6 +310,7 @@ impl Demand {
         groups: [Group {
             adapters: 0.0,
             work: 0.0,
+            clumps: 0.0,
         }; BINS],
         n_groups: 0,
     };

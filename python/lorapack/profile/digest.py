@@ -1,4 +1,4 @@
-"""Which profile a model is of: a hash of the constants that a simulated run depends on."""
+"""A hash of what a simulated run depends on of its profile: whom models and sweeps belong to."""
 
 from __future__ import annotations
 
