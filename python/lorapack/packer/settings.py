@@ -27,7 +27,7 @@ class Settings:
     Attributes:
         method: Name of the method.
         slots: `own`: a baseline's own; `ours`: chosen per GPU as `greedy` chooses them.
-        more_gpus: GPUs a baseline takes beyond the fewest that hold on the placing seed.
+        more_gpus: GPUs taken beyond the fewest that hold on the placing seed.
         n_seeds: Verifying seeds.
         seed_margin: Trials while placing are made at rates this much higher; `greedy` raises it
             where that proves too little.
