@@ -101,16 +101,21 @@ def _redistributed(
 
 
 def with_room(gpus: Sequence[GpuPlacement], n_lost: int, judge: Evaluator) -> list[GpuPlacement]:
-    """The GPUs with slots, and slots' rank, for what the loss of others would bring them."""
+    """The GPUs with slots, and slots' rank, for what the loss of others would bring them.
+
+    A GPU with little traffic is brought more than its share of adapters: it has slots at least as
+    if all of them were spread evenly over who is left.
+    """
     highest = max((gpu.max_lora_rank for gpu in gpus if gpu.max_loras), default=0)
     share = 1.0 + n_lost / max(len(gpus) - n_lost, 1)
+    even = sum(gpu.max_loras for gpu in gpus) / max(len(gpus) - n_lost, 1)
     roomy = []
     for index, gpu in enumerate(gpus):
         if not gpu.max_loras:
             roomy.append(gpu)
             continue
         limit = judge.slot_limit(gpu.kind.profile, highest)
-        slots = min(math.ceil(share * gpu.max_loras), limit)
+        slots = min(math.ceil(max(share * gpu.max_loras, even)), limit)
         running = Running(f"gpu-{index}", highest, math.ceil(2 * share * len(gpu.items)))
         roomy.append(replace(gpu, max_loras=slots, running=running))
     return roomy
