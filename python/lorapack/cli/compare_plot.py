@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 COLOURS = {"own": "#9aa5b1", "ours": "#2a6f97"}
 """By whose slots."""
 
+WHOSE = {"own": "its own slots", "ours": "our slots"}
+"""The same in words."""
+
 
 def draw_comparison(rows: Sequence[Compared], path: Path, *, force: bool) -> None:
     """Draws a bar a row, fewest GPUs on top; what is not verified is hatched."""
@@ -31,7 +34,7 @@ def draw_comparison(rows: Sequence[Compared], path: Path, *, force: bool) -> Non
         )
         note = "" if row.verified else f" ({row.failing_gpus} fail)"
         axes.text(row.n_gpus, place, f" {row.n_gpus}{note}", va="center", fontsize="small")
-    axes.set_yticks(range(len(placed)), [f"{row.method}, {row.slots} slots" for row in placed])
+    axes.set_yticks(range(len(placed)), [f"{row.method}, {WHOSE[row.slots]}" for row in placed])
     axes.set_xlabel("GPUs; hatched: not verified")
     axes.margins(x=0.15)
     save(figure, path, force=force)
