@@ -54,6 +54,7 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
             judge(batch, HOUR, steering),
             problem.slo,
             batch,
+            judge(problem.slo, HOUR, steering),
         ),
         Judges(
             judge(problem.slo, HOUR, verifying),
@@ -77,7 +78,8 @@ def place(problem: Problem, steer: Judges, settings: Settings) -> list[GpuPlacem
     """
     known: frozenset[str] = frozenset()
     while True:
-        items = split(problem, steer.level, 1.0 + settings.seed_margin, known)
+        margin = 1.0 + settings.seed_margin
+        items = split(problem, steer.level, margin, known, steer.thorough)
         try:
             return _place(problem, items, steer, settings)
         except HoldsNowhere as found:

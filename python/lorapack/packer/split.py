@@ -58,6 +58,7 @@ def split(
     evaluator: Evaluator,
     rate_factor: float = 1.0,
     known: frozenset[str] = frozenset(),
+    thorough: Evaluator | None = None,
 ) -> Split:
     """Turns adapters into items; tries alone those that might not fit a GPU whole.
 
@@ -66,12 +67,15 @@ def split(
         evaluator: Judges by the problem's service level.
         rate_factor: Margin on rates, as in placement.
         known: Names of adapters that placement found not to hold alone.
+        thorough: Has the last word on who is clumped, but for those: of a client with few requests
+            a short window says little. None: `evaluator` has.
 
     Raises:
         Infeasible: An adapter's rank starts on no GPU, or the level cannot be kept for it at any
             rate.
     """
     trier = Alone(problem, evaluator, rate_factor)
+    asked_again = Alone(problem, thorough or evaluator, rate_factor)
     suspects = trier.suspects(known)
     verdicts = trier.verdicts(suspects)
     items: list[Item] = []
@@ -82,7 +86,9 @@ def split(
             items.append(Item(adapter))
         else:
             shares = trier.divide(adapter, verdict)
-            (clumped if trier.is_clumped(shares[0]) else items).extend(shares)
+            last = trier if adapter.adapter in known else asked_again
+            is_clumped = trier.is_clumped(shares[0]) and last.is_clumped(shares[0])
+            (clumped if is_clumped else items).extend(shares)
     return Split(tuple(items), tuple(sorted(clumped, key=clump_size)))
 
 

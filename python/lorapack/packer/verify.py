@@ -95,6 +95,7 @@ class Judges:
         batch: For GPUs with exempt clients.
         slo: The level of the ordinary ones.
         batch_slo: The level of the exempt.
+        thorough: The level over the window of the proof, to say who is exempt; None: as `level`.
         lessons: What was learnt from their answers.
     """
 
@@ -102,6 +103,7 @@ class Judges:
     batch: Evaluator
     slo: ServiceLevel
     batch_slo: ServiceLevel
+    thorough: Evaluator | None = None
     lessons: Lessons = field(default_factory=Lessons, repr=False)
 
     def of(self, gpu: GpuPlacement) -> Evaluator:

@@ -67,6 +67,15 @@ def test_clumped_client_joins_where_it_is_a_drop_in_the_sea():
     assert not any(gpu.exempt for gpu in gpus)
 
 
+def test_the_thorough_judge_has_the_last_word_on_who_is_clumped():
+    problem = problem_of([*CALM, Adapter("few", 8, 0.05, cv=10.0)])
+    assert [item.name for item in split(problem, Clumps()).clumped] == ["few"]
+    assert not split(problem, Clumps(), thorough=QuickEvaluator()).clumped
+    # Unless placement found that the one who steers will not have it.
+    known = frozenset({"few"})
+    assert split(problem, Clumps(), known=known, thorough=QuickEvaluator()).clumped
+
+
 def test_clumped_client_that_breaks_every_gpu_is_exempt_and_apart():
     gpus = place(
         problem_of([*CALM, Adapter("flood", 8, 2.0, cv=10.0)]), judges_of(Clumps()), Settings()
