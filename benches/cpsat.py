@@ -18,12 +18,13 @@ import sys
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from drawn_fleets import KINDS, poisson_fleet
+from drawn_fleets import KINDS, PROFILES, poisson_fleet
 from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from lorapack import Adapter, Profile
 from lorapack.packer.dual import GRID, dual_bound
+from lorapack.packer.estimate import places_of
 from lorapack.packer.margins import most_traffic, next_rung
 from lorapack.packer.placing import judges_of
 from lorapack.packer.pool import kind_of
@@ -32,8 +33,6 @@ from lorapack.packer.settings import Settings
 from lorapack.packer.solve import prove
 from lorapack.packer.surface import Full, sizes_on_surface
 from lorapack.twin.service_level import SERVICE_LEVELS
-
-PROFILES = ("llama-3.1-8b/h100-64gb/vllm-0.8.5", "qwen-2.5-7b/h100-64gb/vllm-0.8.5")
 
 LEAST_RPS, MOST_RPS = 40.0, 160.0
 """Requests per second of a fleet: two GPUs to eight or so."""
@@ -108,8 +107,6 @@ def compared(profile: Profile, kind: str, fleet: list[Adapter], seconds: float) 
     items = [item for gpu in gpus for item in gpu.items]
     sizes = sizes_on_surface(items, problem.pool, full, steer.level, problem.slo)
     assert sizes is not None, "small fleets have few kinds of requests"
-    ends = np.cumsum([len(gpu.items) for gpu in gpus])
-    plan = [range(end - len(gpu.items), end) for gpu, end in zip(gpus, ends, strict=True)]
     optimum, proven = fewest(sizes, len(gpus), seconds)
     return Row(
         profile.name.split("/")[0],
@@ -119,7 +116,7 @@ def compared(profile: Profile, kind: str, fleet: list[Adapter], seconds: float) 
         optimum,
         proven,
         float(sizes.min(axis=0).sum()),
-        dual_bound(sizes, plan),
+        dual_bound(sizes, places_of(full)),
     )
 
 

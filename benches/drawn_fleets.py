@@ -11,6 +11,9 @@ from lorapack.fleet.draw import RankMix
 from lorapack.fleet.from_clients import Drawing, fleet_from_clients
 from lorapack.trace.servegen import read_clients
 
+PROFILES = ("llama-3.1-8b/h100-64gb/vllm-0.8.5", "qwen-2.5-7b/h100-64gb/vllm-0.8.5")
+"""The GPUs that they are packed for."""
+
 PAPER_RATES_RPS = (3.2, 1.6, 0.8, 0.4, 0.1, 0.05, 0.025, 0.0125)
 """Rates of arXiv 2508.08343; a fleet has three in a row of them."""
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from drawn_fleets import KINDS, client_fleet, poisson_fleet
+from drawn_fleets import KINDS, PROFILES, client_fleet, poisson_fleet
 
 from lorapack import Adapter, Predictor, Profile, pack
 from lorapack.packer.pool import kind_of
@@ -27,8 +27,6 @@ from lorapack.packer.problem import Problem
 from lorapack.packer.replan import carried_over
 from lorapack.twin.service_level import SERVICE_LEVELS
 from lorapack.twin.trial import HOUR, TwinJudge
-
-PROFILES = ("llama-3.1-8b/h100-64gb/vllm-0.8.5", "qwen-2.5-7b/h100-64gb/vllm-0.8.5")
 
 LEAST_RPS, MOST_RPS = 0.08, 0.16
 """Mean rate of an adapter of a large fleet; small ones are busier, so as to need some GPUs."""

@@ -52,11 +52,11 @@ def estimated_bound(
         sizes = sizes_on_surface(items, kinds, full, judges.level, judges.slo)
         if sizes is None:
             return None
-        bound += min(dual_bound(sizes, _places(full)), float(len(full)))
+        bound += min(dual_bound(sizes, places_of(full)), float(len(full)))
     return bound
 
 
-def _places(full: Sequence[Full]) -> list[range]:
+def places_of(full: Sequence[Full]) -> list[range]:
     """The places of what each GPU holds, all items in a row."""
     ends = list(accumulate(len(entry.gpu.items) for entry in full))
     return [range(end - len(entry.gpu.items), end) for entry, end in zip(full, ends, strict=True)]

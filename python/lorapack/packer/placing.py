@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorapack.packer.greedy import Greedy, HoldsNowhere
@@ -11,13 +11,13 @@ from lorapack.packer.placement import by_kinds
 from lorapack.packer.predicted import predicted_judges
 from lorapack.packer.split import CLUMPED_CV, Alone, Split, clump_size, split
 from lorapack.packer.verify import Judges, clumps_matter, join
-from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel
 from lorapack.twin.trial import HOUR, QUARTER, Horizon, TwinJudge
 
 if TYPE_CHECKING:
     from lorapack.packer.placement import GpuPlacement, Item
     from lorapack.packer.problem import Problem
     from lorapack.packer.settings import Settings
+    from lorapack.twin.service_level import ServiceLevel
 
 JOIN_TRIES = 4
 """GPUs on which a clumped client is tried before it is exempt."""
@@ -37,8 +37,8 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
     if not settings.verify:
         predicting = predicted_judges(problem, settings)
         return predicting, predicting
-    batch = replace(SERVICE_LEVELS["batch"], min_served=problem.slo.min_served)
-    bursty = is_bursty(problem)
+    slo, batch = problem.slo, problem.batch_slo
+    bursty = clumps_matter(problem.fleet)
     horizon = HOUR if bursty else QUARTER
     first = problem.seed + 1
     verifying = tuple(range(first, first + settings.n_seeds))
@@ -50,24 +50,14 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
 
     return (
         Judges(
-            judge(problem.slo, horizon, steering),
+            judge(slo, horizon, steering),
             judge(batch, HOUR, steering),
-            problem.slo,
+            slo,
             batch,
-            judge(problem.slo, HOUR, steering),
+            None if horizon == HOUR else judge(slo, HOUR, steering),
         ),
-        Judges(
-            judge(problem.slo, HOUR, verifying),
-            judge(batch, HOUR, verifying),
-            problem.slo,
-            batch,
-        ),
+        Judges(judge(slo, HOUR, verifying), judge(batch, HOUR, verifying), slo, batch),
     )
-
-
-def is_bursty(problem: Problem) -> bool:
-    """Whether clumps matter to the fleet as a whole."""
-    return clumps_matter(problem.fleet)
 
 
 def place(problem: Problem, steer: Judges, settings: Settings) -> list[GpuPlacement]:

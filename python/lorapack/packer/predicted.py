@@ -6,7 +6,7 @@ matters, near the edge of the service level.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -196,14 +196,13 @@ def predicted_judges(problem: Problem, settings: Settings) -> Judges:
     Raises:
         InputError: A profile has no model.
     """
-    batch = replace(SERVICE_LEVELS["batch"], min_served=problem.slo.min_served)
     level, relaxed = (
         PredictedJudge(slo, settings.predictors, problem.host_memory_gib)
-        for slo in (problem.slo, batch)
+        for slo in (problem.slo, problem.batch_slo)
     )
     for kind in problem.pool:
         level.model(kind.profile)
-    return Judges(level, relaxed, problem.slo, batch)
+    return Judges(level, relaxed, problem.slo, problem.batch_slo)
 
 
 @dataclass(frozen=True)

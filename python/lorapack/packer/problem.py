@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lorapack.errors import Infeasible, InputError
 from lorapack.fleet.adapter import at_rates
+from lorapack.twin.service_level import SERVICE_LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -127,6 +128,11 @@ class Problem:
     def rate_stated_rps(self, name: str) -> float:
         """The rate the user stated for an adapter, requests per second."""
         return self._rates_stated[name]
+
+    @property
+    def batch_slo(self) -> ServiceLevel:
+        """What exempt clients are held to: `batch`, served as much as the promise says."""
+        return replace(SERVICE_LEVELS["batch"], min_served=self.slo.min_served)
 
     @cached_property
     def _rates_stated(self) -> dict[str, float]:

@@ -75,7 +75,7 @@ def split(
             rate.
     """
     trier = Alone(problem, evaluator, rate_factor)
-    asked_again = Alone(problem, thorough or evaluator, rate_factor)
+    asked_again = None if thorough is None else Alone(problem, thorough, rate_factor)
     suspects = trier.suspects(known)
     verdicts = trier.verdicts(suspects)
     items: list[Item] = []
@@ -86,8 +86,9 @@ def split(
             items.append(Item(adapter))
         else:
             shares = trier.divide(adapter, verdict)
-            last = trier if adapter.adapter in known else asked_again
-            is_clumped = trier.is_clumped(shares[0]) and last.is_clumped(shares[0])
+            is_clumped = trier.is_clumped(shares[0])
+            if is_clumped and asked_again is not None and adapter.adapter not in known:
+                is_clumped = asked_again.is_clumped(shares[0])
             (clumped if is_clumped else items).extend(shares)
     return Split(tuple(items), tuple(sorted(clumped, key=clump_size)))
 

@@ -41,7 +41,10 @@ def _polls(run: dict[str, object]) -> pl.DataFrame:
         times.append(times[-1] + SLEPT_S + answer_s)
     keys = {name: run[name] for name in ("model", "case", "max_loras", "n_adapters")}
     return pl.DataFrame({"t_s": times, "waiting": [run["waiting"]] * len(times)}).with_columns(
-        max_lora_rank=pl.lit(8), **{name: pl.lit(value) for name, value in keys.items()}
+        max_lora_rank=pl.lit(8),
+        running=pl.lit(1),
+        kv_usage=pl.lit(0.1),
+        **{name: pl.lit(value) for name, value in keys.items()},
     )
 
 
@@ -69,7 +72,7 @@ def test_an_answer_took_what_a_gap_has_beyond_the_least(polls: Path) -> None:
 
 
 def test_finds_both_prices_again(polls: Path) -> None:
-    fit = fit_scrapes(polls, [_replayed(run) for run in RUNS])
+    fit = fit_scrapes(answer_times(polls), [_replayed(run) for run in RUNS])
     assert fit.series_us == pytest.approx(SERIES_US, rel=0.05)
     assert fit.series_adapter_us == pytest.approx(SERIES_ADAPTER_US, rel=0.05)
     assert fit.n == len(RUNS)

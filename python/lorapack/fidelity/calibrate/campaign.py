@@ -35,7 +35,7 @@ from lorapack.fidelity.calibrate.lengths import FIRST_TAIL_TOKENS, campaign_leng
 from lorapack.fidelity.calibrate.loading import LoadingFit, fit_loading
 from lorapack.fidelity.calibrate.memory import MemoryFit, fit_memory
 from lorapack.fidelity.calibrate.observations import concatenated
-from lorapack.fidelity.calibrate.scrapes import SERIES, ScrapeFit, fit_scrapes
+from lorapack.fidelity.calibrate.scrapes import SERIES, ScrapeFit, answer_times, fit_scrapes
 from lorapack.fidelity.calibrate.serving import (
     Replayed,
     Totals,
@@ -219,6 +219,7 @@ def fit_campaign(
     on_stage("step logs")
     logs = step_shapes(folder / "step_logs.parquet", folder / "base_latency.csv", model)
     first_use = first_use_ms(folder / "step_logs.parquet", model)
+    answers = answer_times(folder / SERIES)
     start = StepTime(**START, cuda_graph_max_tokens=CUDA_GRAPH_MAX_TOKENS, model=base.model)
     profile = replace(
         base,
@@ -241,7 +242,7 @@ def fit_campaign(
         ]
         rows = concatenated([logs, observations_of(replayed, others, MAX_BATCHED_TOKENS)])
         step_time = fit_with_weights_tied(rows, start)
-        scrapes = fit_scrapes(folder / SERIES, replayed)
+        scrapes = fit_scrapes(answers, replayed)
         front_end = replace(
             profile.front_end,
             series_us=scrapes.series_us,

@@ -16,6 +16,7 @@ from scipy.optimize import least_squares
 
 from lorapack.fidelity.calibrate.serving import Replayed
 from lorapack.fidelity.replay import RUN_KEYS
+from lorapack.fidelity.trajectories import read_timeseries
 
 SERIES = "serving_timeseries.parquet"
 """The file of polls, in a campaign's folder."""
@@ -62,24 +63,25 @@ def answer_times(path: Path) -> pl.DataFrame:
     Returns:
         One row a run that kept up: its keys and ``answer_s``.
     """
-    polls = pl.scan_parquet(path).sort(*RUN_KEYS, "t_s")
+    polls = read_timeseries(path).sort(*RUN_KEYS, "t_s")
     gap = (pl.col("t_s").shift(-1) - pl.col("t_s")).over(RUN_KEYS)
     polls = polls.with_columns(gap.cast(pl.Float64).alias("gap_s")).filter(pl.col("gap_s") > 0)
     late = polls.filter(pl.col("t_s").is_between(*WINDOW_S))
-    runs = late.group_by(RUN_KEYS).agg(pl.col("gap_s").median(), pl.col("waiting").mean()).collect()
+    runs = late.group_by(RUN_KEYS).agg(pl.col("gap_s").median(), pl.col("waiting").mean())
     slept_s = runs["gap_s"].min()
     kept_up = runs.filter(pl.col("waiting") < MAX_WAITING).sort(RUN_KEYS)
     return kept_up.select(
-        *(pl.col(name).cast(pl.Int64) if name not in RUN_KEYS[:2] else name for name in RUN_KEYS),
+        pl.col(RUN_KEYS[:2]),
+        pl.col(RUN_KEYS[2:]).cast(pl.Int64),
         answer_s=pl.col("gap_s") - slept_s,
     )
 
 
-def fit_scrapes(path: Path, replayed: Sequence[Replayed]) -> ScrapeFit:
+def fit_scrapes(answers: pl.DataFrame, replayed: Sequence[Replayed]) -> ScrapeFit:
     """Fits what rendering costs to what answers took in runs that the twin has replayed.
 
     Args:
-        path: The campaign's time series.
+        answers: Rows of :func:`answer_times`.
         replayed: Runs of one model, with the time series that each would have by its end.
     """
     counts = pl.DataFrame(
@@ -92,7 +94,7 @@ def fit_scrapes(path: Path, replayed: Sequence[Replayed]) -> ScrapeFit:
             for one in replayed
         ]
     )
-    rows = counts.join(answer_times(path), on=RUN_KEYS, maintain_order="left")
+    rows = counts.join(answers, on=RUN_KEYS, maintain_order="left")
     # In the middle of the polls looked at; what there is to render grows evenly.
     share = sum(WINDOW_S) / 2 / 3600.0
     rendered = rows.select("series", "names").to_numpy() * share * 1e-6

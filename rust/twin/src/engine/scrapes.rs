@@ -59,9 +59,9 @@ struct Report {
 
 /// While the API server renders an answer, nothing else is done.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Freeze {
-    pub(super) begin: Time,
-    pub(super) end: Time,
+struct Freeze {
+    begin: Time,
+    end: Time,
     /// A step has ended in it: tokens of further ones reach the client with that one's.
     holds_tokens: bool,
 }
@@ -92,23 +92,31 @@ pub(super) struct Scrapes {
 impl Scrapes {
     /// `None`: nobody scrapes.
     pub(super) fn of(scenario: &Scenario) -> Option<Self> {
-        let n_adapters = scenario.adapters.len();
-        Some(Scrapes {
-            interval: scenario.scrape_interval?,
-            due: scenario.scrape_interval?,
-            series: scenario.front_end.series,
-            series_adapter: scenario.front_end.series_adapter,
-            is_base: (scenario.adapters.iter())
-                .map(|adapter| adapter.is_base)
-                .collect(),
-            waiting: NameSet::new(n_adapters),
-            running: NameSet::new(n_adapters),
+        let is_base = scenario.adapters.iter().map(|adapter| adapter.is_base);
+        let front_end = &scenario.front_end;
+        let prices = (front_end.series, front_end.series_adapter);
+        Some(Scrapes::new(
+            scenario.scrape_interval?,
+            prices,
+            is_base.collect(),
+        ))
+    }
+
+    fn new(interval: Time, (series, series_adapter): (Time, Time), is_base: Vec<bool>) -> Self {
+        Scrapes {
+            interval,
+            due: interval,
+            series,
+            series_adapter,
+            waiting: NameSet::new(is_base.len()),
+            running: NameSet::new(is_base.len()),
+            is_base,
             last: Report::default(),
             last_at: Time::ZERO,
             seen: HashSet::new(),
             names: 0,
             freezes: VecDeque::new(),
-        })
+        }
     }
 
     /// Time series so far.
@@ -245,20 +253,7 @@ mod tests {
     use super::*;
 
     fn scrapes(n_adapters: usize) -> Scrapes {
-        Scrapes {
-            interval: Time(100),
-            due: Time(100),
-            series: Time(10),
-            series_adapter: Time(1),
-            is_base: vec![false; n_adapters],
-            waiting: NameSet::new(n_adapters),
-            running: NameSet::new(n_adapters),
-            last: Report::default(),
-            last_at: Time::ZERO,
-            seen: HashSet::new(),
-            names: 0,
-            freezes: VecDeque::new(),
-        }
+        Scrapes::new(Time(100), (Time(10), Time(1)), vec![false; n_adapters])
     }
 
     #[test]
