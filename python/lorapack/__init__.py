@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
+
     from lorapack.errors import Infeasible as Infeasible
     from lorapack.errors import InputError as InputError
     from lorapack.errors import LorapackError as LorapackError
@@ -57,15 +59,20 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> object:
-    """Imports a public name on first use."""
-    home = _HOMES.get(name)
-    if home is None:
+    """Imports a public name on first use; `__version__` is that of the installed package."""
+    value: object
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("lorapack")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
         raise AttributeError(f"module 'lorapack' has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     """The public names, imported or not."""
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *_HOMES, "__version__"})

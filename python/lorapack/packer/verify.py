@@ -10,8 +10,6 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from scipy.special import stdtr
-
 from lorapack.packer.evaluate import SlotSearch, slot_rules
 from lorapack.packer.placement import GpuPlacement, Item, may_join, with_one_more
 from lorapack.packer.spread import cut_evenly, spread
@@ -349,6 +347,8 @@ def failing_probability(verdict: Verdict, slo: ServiceLevel) -> float:
     Each seed's slack is the smallest logarithm of promise over outcome; one more draw from a normal
     law of unknown mean and spread falls below zero with Student's t.
     """
+    from scipy.special import stdtr  # slow to import, and only plans with proof need it
+
     slacks = [
         min(
             math.log(max(1.0 - slo.min_served, 1e-6) / max(1.0 - run.served_fraction, 1e-6)),
