@@ -14,6 +14,11 @@ from lorapack.cli.output import OUTPUT_FILE, Printer, Table, common_options, for
 from lorapack.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from _typeshed import DataclassInstance
+
+    from lorapack.fidelity.calibrate.recorded_run import Recording
     from lorapack.profile.profile import Profile
 
 DEFAULT_BASE = "llama-3.1-8b/h100-64gb/vllm-0.8.5"
@@ -142,7 +147,7 @@ def _from_folder(
     jobs: int | None,
     out: Printer,
 ) -> tuple[Profile, dict[str, Any]]:
-    from lorapack.fidelity.calibrate import campaign, recordings
+    from lorapack.fidelity.calibrate import campaign, recorded_run
 
     if len(sources) != 1 or not Path(sources[0]).is_dir():
         given = " ".join(sources) or None
@@ -159,20 +164,35 @@ def _from_folder(
             on_stage=lambda stage: out.note(f"{chosen}: {stage}"),
         )
         return fit.profile, {"residuals": fit.residuals()}
-    if not recordings.is_recordings(folder):
+    if not recorded_run.is_recordings(folder):
         wanted = ", ".join(campaign.FILES)
-        mend = f"give a folder with {wanted}; or with NAME{recordings.STEPS} and its companions"
+        mend = f"give a folder with {wanted}; or with NAME{recorded_run.STEPS} and its companions"
         raise InputError(folder, None, None, mend)
-    recorded = recordings.read_recordings(folder)
+    return _from_recordings(recorded_run.read_recordings(folder), folder)
+
+
+def _from_recordings(recorded: list[Recording], folder: Path) -> tuple[Profile, dict[str, Any]]:
+    from lorapack.fidelity.calibrate import campaign, recorded_replay, recordings
+
     fitted, of_steps = recordings.profile_of_recordings(
         recorded, command=_command(folder, None, ()), source=f"step recordings in {folder.name}"
     )
+    profile = campaign.rounded(fitted)
+    grouped = [recording for recording in recorded if recording.grouped]
     residuals = {
-        "total_error_percent": of_steps.total_error_percent,
-        "step_error_ms": of_steps.step_error_ms,
-        "fitted": [recording.name for recording in recorded if recording.grouped],
+        "fitted": [recording.name for recording in grouped],
+        "steps_error_percent": _plain(of_steps.errors),
+        "left_out_steps_error_percent": _plain(of_steps.left_out),
+        "replay_error_percent": _plain(
+            {recording.name: recorded_replay.errors(profile, recording) for recording in grouped}
+        ),
+        "left_out_replay_error_percent": _plain(recorded_replay.left_out_errors(grouped)),
     }
-    return campaign.rounded(fitted), {"residuals": residuals}
+    return profile, {"residuals": residuals}
+
+
+def _plain(errors: Mapping[str, DataclassInstance]) -> dict[str, Any]:
+    return {name: asdict(each) for name, each in errors.items()}
 
 
 def _from_history(sources: tuple[str, ...], server: Server) -> tuple[Profile, dict[str, Any]]:

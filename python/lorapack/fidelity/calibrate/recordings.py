@@ -1,18 +1,17 @@
 """A profile from step recordings of one engine (``NAME_steps.csv.gz`` and its two companions).
 
-A recording has every step's time, tokens, requests and distinct adapters, and how many adapters it
-brought in. The prices follow by non-negative least squares on the steps as they are: means, not
-medians, since what a replay must get right is their sum. One profile describes one LoRA kernel, so
-only recordings whose settings say ``grouped`` are fitted; the others are reported as residuals.
+What a recording times by itself is taken from there: the scheduler's time for a waiting request, a
+read from disk, a copy into a slot. The rest of a step is priced by non-negative least squares of
+*relative* errors: a step's noise is a share of it (some 5 %, whether it takes 12 ms or 90), and if
+long steps counted for more, they alone would decide what a short one costs. Means, not medians,
+since what a replay must get right is their sum. One profile describes one LoRA kernel, so only
+recordings whose settings say ``grouped`` are fitted; the others are reported as residuals.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from lorapack.errors import InputError
+from lorapack.fidelity.calibrate.recorded_run import WORK, Floats, Recording
 from lorapack.profile.adapter_loading import AdapterLoading
 from lorapack.profile.front_end import FrontEnd
 from lorapack.profile.gpu import Gpu
@@ -28,25 +28,8 @@ from lorapack.profile.model_shape import ModelShape
 from lorapack.profile.profile import EngineDefaults, Price, Profile, Provenance, Uncertainty
 from lorapack.profile.step_time import StepTime
 
-Floats = NDArray[np.float64]
-
-STEPS, REQUESTS, SUMMARY = "_steps.csv.gz", "_requests.csv", "_summary.json"
-"""Endings of a recording's three files."""
-
-IDLE_S = 0.005
-"""A gap between two steps above this is idle time, below it the engine's own work."""
-
-PRICES = (
-    "fixed_ms",
-    "request_ms",
-    "token_ms",
-    "context_token_ms",
-    "adapter_ms",
-    "waiting_ms",
-    "disk_load_ms",
-    "gpu_load_ms",
-)
-"""What a step is made of, in the order of the design's columns."""
+REWEIGHTINGS = 10
+"""Rounds in which each step is weighed by what the last round says it costs; three settle it."""
 
 MODEL = ModelShape(
     name="tiny-llama",
@@ -67,64 +50,52 @@ MODEL = ModelShape(
 )
 """The toy model of the recordings at hand; the fit reads nothing of it, a file may not lack it."""
 
-CPU_TFLOPS = 1.0
-"""Prefill attention of a toy model on a CPU: it is in the token's price, this adds next to none."""
+INSTANT_TFLOPS = 1000.0
+"""Prefill attention whose time is all in the tokens' price: adds next to none."""
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One recorded run.
+class RecordedPrices:
+    """What a step's parts cost, milliseconds a unit.
 
     Attributes:
-        name: What its files begin with.
-        settings: The ``args`` of its summary.
-        summary: The whole summary.
-        steps: Its steps.
-        requests: Its requests.
+        work: By :data:`~lorapack.fidelity.calibrate.recorded_run.WORK`; `disk_loads` is what the
+            first step of an adapter costs besides reading it.
+        skipped_ms: A waiting request that the scheduler passed over.
+        waiting_ms: A waiting request, passed over or not.
+        disk_load_ms: Reading an adapter from disk, by its own timer.
+        gpu_load_ms: Copying an adapter into a slot, by its own timer.
     """
 
-    name: str
-    settings: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    steps: pl.DataFrame
-    requests: pl.DataFrame
+    work: Mapping[str, float]
+    skipped_ms: float
+    waiting_ms: float
+    disk_load_ms: float
+    gpu_load_ms: float
 
-    @property
-    def grouped(self) -> bool:
-        """Whether it ran the kernel that the profile is of."""
-        return bool(self.settings.get("grouped"))
+    def step_ms(self, recording: Recording) -> Floats:
+        """What each step of a recording should have taken, its loads as they were timed."""
+        prices = np.array([self.work[unit] for unit in WORK])
+        skipped, waiting = recording.queue()
+        queue = self.skipped_ms * skipped + self.waiting_ms * waiting
+        return np.asarray(recording.work() @ prices + queue + recording.load_ms())
 
-    def step_ms(self) -> Floats:
-        """Time of each step, the engine's own work until the next one included, milliseconds."""
-        start, took = self.steps["t"].to_numpy(), self.steps["dt"].to_numpy()
-        gap = np.append(start[1:] - start[:-1] - took[:-1], 0.0)
-        return (took + np.where(gap < IDLE_S, gap, 0.0)) * 1e3
 
-    def design(self) -> Floats:
-        """One row a step, one column a price of :data:`PRICES`."""
-        steps = self.steps
-        columns = [
-            np.ones(steps.height),
-            steps["batch"].to_numpy(),
-            steps["tokens"].to_numpy(),
-            self._context_tokens(),
-            steps["distinct"].to_numpy(),
-            steps["waiting_after"].to_numpy(),
-            steps["n_load"].to_numpy(),
-            steps["n_act"].to_numpy(),
-        ]
-        return np.column_stack([column.astype(np.float64) for column in columns])
+@dataclass(frozen=True)
+class StepErrors:
+    """Predicted over measured time of a recording's steps, less one, per cent of the sum.
 
-    def _context_tokens(self) -> Floats:
-        """KV tokens read in each step: prompts and what was generated, of the requests decoding."""
-        first, done = self.requests["first"].to_numpy(), self.requests["done"].to_numpy()
-        prompt, output = self.requests["in"].to_numpy(), self.requests["out"].to_numpy()
-        context = np.zeros(self.steps.height)
-        for i, now in enumerate(self.steps["t"].to_numpy() + 1e-4):
-            alive = (first <= now) & (now < done)
-            share = (now - first[alive]) / np.maximum(done[alive] - first[alive], 1e-9)
-            context[i] = np.sum(prompt[alive] + output[alive] * share)
-        return context
+    Attributes:
+        total: Of all steps.
+        decode: Of those without tokens of prompts.
+        prompts: Of those with some; ``None`` if there are none.
+        step_rms: Root mean square of single steps' relative errors, per cent.
+    """
+
+    total: float
+    decode: float | None
+    prompts: float | None
+    step_rms: float
 
 
 @dataclass(frozen=True)
@@ -132,44 +103,15 @@ class RecordingsFit:
     """Prices fitted to recordings.
 
     Attributes:
-        prices: Milliseconds a unit, by :data:`PRICES`.
-        total_error_percent: By recording: predicted over measured sum of step times, minus one.
-        step_error_ms: By recording: root mean square error of a step.
+        prices: What a step's parts cost.
+        errors: By recording.
+        left_out: By recording fitted, what the prices of all the others make of it; empty unless
+            there are others.
     """
 
-    prices: Mapping[str, float]
-    total_error_percent: Mapping[str, float]
-    step_error_ms: Mapping[str, float]
-
-
-def is_recordings(folder: Path) -> bool:
-    """Whether the folder holds step recordings."""
-    return any(folder.glob("*" + STEPS))
-
-
-def read_recordings(folder: Path) -> list[Recording]:
-    """Reads every recording of a folder, in the order of their names.
-
-    Raises:
-        InputError: A companion file is missing or cannot be read.
-    """
-    recordings = []
-    for path in sorted(folder.glob("*" + STEPS)):
-        name = path.name.removesuffix(STEPS)
-        for ending in (REQUESTS, SUMMARY):
-            if not (folder / (name + ending)).is_file():
-                raise InputError(
-                    folder, name + ending, None, "missing: a recording has three files"
-                )
-        try:
-            summary = json.loads((folder / (name + SUMMARY)).read_text(encoding="utf-8"))
-            steps = pl.read_csv(path)
-            requests = pl.read_csv(folder / (name + REQUESTS))
-            settings = summary["args"]
-        except (ValueError, KeyError, pl.exceptions.PolarsError) as error:
-            raise InputError(folder, name, None, f"is no recording: {error}") from error
-        recordings.append(Recording(name, settings, summary, steps, requests))
-    return recordings
+    prices: RecordedPrices
+    errors: Mapping[str, StepErrors]
+    left_out: Mapping[str, StepErrors] = field(default_factory=dict)
 
 
 def fit_recordings(fitted: Sequence[Recording], judged: Sequence[Recording]) -> RecordingsFit:
@@ -179,15 +121,72 @@ def fit_recordings(fitted: Sequence[Recording], judged: Sequence[Recording]) -> 
         fitted: Recordings of one kernel.
         judged: Recordings to report errors on.
     """
-    designs = [recording.design() for recording in fitted]
-    times = np.concatenate([recording.step_ms() for recording in fitted])
-    prices, _ = nnls(np.vstack(designs), times)
-    total, per_step = {}, {}
-    for recording in judged:
-        predicted, measured = recording.design() @ prices, recording.step_ms()
-        total[recording.name] = float((predicted.sum() / measured.sum() - 1) * 100)
-        per_step[recording.name] = float(np.sqrt(np.mean((predicted - measured) ** 2)))
-    return RecordingsFit(dict(zip(PRICES, map(float, prices), strict=True)), total, per_step)
+    prices = _fit(fitted)
+    return RecordingsFit(
+        prices, {recording.name: _errors(prices, recording) for recording in judged}
+    )
+
+
+def _fit(recordings: Sequence[Recording]) -> RecordedPrices:
+    skipped_ms, waiting_ms = _queue_prices(recordings)
+    work = np.vstack([recording.work() for recording in recordings])
+    took = np.concatenate([recording.step_ms() for recording in recordings])
+    timed = np.concatenate([recording.load_ms() for recording in recordings])
+    skipped, waiting = (
+        np.concatenate(q) for q in zip(*(r.queue() for r in recordings), strict=True)
+    )
+    timed += skipped_ms * skipped + waiting_ms * waiting
+    weight = 1 / took
+    for _ in range(REWEIGHTINGS):
+        prices = _non_negative(work * weight[:, None], (took - timed) * weight)
+        # By what it should take: by what it took, a step late by chance would count for less.
+        weight = 1 / (work @ prices + timed)
+    return RecordedPrices(
+        work=dict(zip(WORK, map(float, prices), strict=True)),
+        skipped_ms=skipped_ms,
+        waiting_ms=waiting_ms,
+        disk_load_ms=_mean([recording.mean_disk_load_ms() for recording in recordings]),
+        gpu_load_ms=_mean([recording.mean_gpu_load_ms() for recording in recordings]),
+    )
+
+
+def _queue_prices(recordings: Sequence[Recording]) -> tuple[float, float]:
+    """What the scheduler's own time says of a request passed over, and of one that waits."""
+    rows = []
+    for recording in recordings:
+        work = recording.work()
+        batch = work[:, [WORK.index("steps"), WORK.index("requests")]]
+        rows.append(np.column_stack([batch, recording.prompts(), *recording.queue()]))
+    times = np.concatenate([recording.scheduler_ms() for recording in recordings])
+    *_, skipped, waiting = _non_negative(np.vstack(rows), times)
+    return float(skipped), float(waiting)
+
+
+def _non_negative(rows: Floats, values: Floats) -> Floats:
+    """Non-negative least squares, the columns brought to one size first."""
+    size = np.maximum(np.abs(rows).max(axis=0), 1e-12)
+    return np.asarray(nnls(rows / size, values)[0] / size)
+
+
+def _mean(means: Sequence[tuple[float, int]]) -> float:
+    count = sum(n for _, n in means)
+    return sum(mean * n for mean, n in means) / count if count else 0.0
+
+
+def _errors(prices: RecordedPrices, recording: Recording) -> StepErrors:
+    predicted, measured = prices.step_ms(recording), recording.step_ms()
+    prompts = recording.has_prompts()
+
+    def of(steps: NDArray[np.bool_]) -> float | None:
+        there = float(measured[steps].sum())
+        return (float(predicted[steps].sum()) / there - 1) * 100 if there > 0 else None
+
+    return StepErrors(
+        total=float((predicted.sum() / measured.sum() - 1) * 100),
+        decode=of(~prompts),
+        prompts=of(prompts),
+        step_rms=float(np.sqrt(np.mean((predicted / measured - 1) ** 2)) * 100),
+    )
 
 
 def profile_of_recordings(
@@ -207,10 +206,10 @@ def profile_of_recordings(
     if not grouped:
         mend = "add a recording whose args.grouped is true: one profile describes one kernel"
         raise InputError(source, "args.grouped", None, mend)
-    fit = fit_recordings(grouped, recordings)
+    fit = replace(fit_recordings(grouped, recordings), left_out=_left_out(grouped))
     settings = grouped[0].settings
     requests = pl.concat([recording.requests for recording in grouped], how="diagonal_relaxed")
-    price = fit.prices
+    prices = fit.prices
     profile = Profile(
         name="tiny-llama/cpu-1core/vllm-0.33",
         rule_set="vllm-0.33",
@@ -219,7 +218,7 @@ def profile_of_recordings(
             source=source,
             command=command,
             note="step recordings of vLLM 0.32 on one CPU core; times are the engine's own",
-            uncertainty=Uncertainty(step_time_fraction=0.02),
+            uncertainty=Uncertainty(step_time_fraction=_uncertainty(fit.left_out)),
         ),
         engine=EngineDefaults(
             block_size=int(settings["block_size"]),
@@ -233,34 +232,12 @@ def profile_of_recordings(
         model=MODEL,
         gpu=Gpu("cpu-1core", memory_gib=8.0),
         memory=None,
-        step_time=StepTime(
-            fixed_ms=price["fixed_ms"],
-            eager_ms=0.0,
-            request_ms=price["request_ms"],
-            weights_ms=0.0,
-            token_ms=price["token_ms"],
-            context_token_ms=price["context_token_ms"],
-            mixed_context_token_ms=price["context_token_ms"],
-            attention_tflops=CPU_TFLOPS,
-            lora_fixed_ms=0.0,
-            lora_block_ns=0.0,
-            lora_token_ms=0.0,
-            lora_prompt_token_ms=0.0,
-            adapter_ms=price["adapter_ms"],
-            adapter_rank_ms=0.0,
-            adapter_small_batch_ms=0.0,
-            adapter_lookup_ns=0.0,
-            skipped_ms=0.0,
-            waiting_ms=price["waiting_ms"],
-            arrival_ms=0.0,
-            cuda_graph_max_tokens=0,
-            model=MODEL,
-        ),
+        step_time=_step_time(prices),
         adapter_loading=AdapterLoading(
-            gpu_fixed_ms=price["gpu_load_ms"],
+            gpu_fixed_ms=prices.gpu_load_ms,
             gpu_rank_ms=0.0,
             gpu_partial_ms=0.0,
-            disk_fixed_ms=price["disk_load_ms"],
+            disk_fixed_ms=prices.disk_load_ms + prices.work["disk_loads"],
             disk_rank_ms=0.0,
         ),
         front_end=FrontEnd.none(),
@@ -270,10 +247,57 @@ def profile_of_recordings(
     return profile, fit
 
 
+def _left_out(recordings: Sequence[Recording]) -> dict[str, StepErrors]:
+    errors = {}
+    for left_out in recordings:
+        others = [recording for recording in recordings if recording is not left_out]
+        if others:
+            errors[left_out.name] = fit_recordings(others, [left_out]).errors[left_out.name]
+    return errors
+
+
+def _uncertainty(left_out: Mapping[str, StepErrors]) -> float | None:
+    """One recording judges no other: then nobody knows."""
+    if not left_out:
+        return None
+    return float(np.sqrt(np.mean([errors.total**2 for errors in left_out.values()]))) / 100
+
+
+def _step_time(prices: RecordedPrices) -> StepTime:
+    work = prices.work
+    step_time = StepTime(
+        fixed_ms=work["steps"],
+        eager_ms=0.0,
+        request_ms=work["requests"],
+        weights_ms=0.0,
+        token_ms=work["tokens"],
+        context_token_ms=work["context_tokens"],
+        mixed_context_token_ms=work["context_tokens"] + work["mixed_context_tokens"],
+        attention_tflops=INSTANT_TFLOPS,
+        lora_fixed_ms=0.0,
+        lora_block_ns=0.0,
+        lora_token_ms=0.0,
+        lora_prompt_token_ms=0.0,
+        adapter_ms=work["adapters"],
+        adapter_rank_ms=0.0,
+        adapter_small_batch_ms=0.0,
+        adapter_lookup_ns=0.0,
+        skipped_ms=prices.skipped_ms,
+        waiting_ms=prices.waiting_ms,
+        arrival_ms=0.0,
+        cuda_graph_max_tokens=0,
+        model=MODEL,
+    )
+    # The form keeps a rate, not the price of a pair: they are inverse.
+    slower = work["attention_pairs"] / step_time.attention_pair_ms
+    return replace(step_time, attention_tflops=INSTANT_TFLOPS / max(slower, 1.0))
+
+
 def _lengths(requests: pl.DataFrame) -> Lengths:
     prompt, output = (requests[name].to_numpy().astype(np.float64) for name in ("in", "out"))
+    varied = min(prompt.std(), output.std()) > 0
     return Lengths(
-        correlation=float(np.corrcoef(prompt, output)[0, 1]),
+        correlation=float(np.corrcoef(prompt, output)[0, 1]) if varied else 0.0,
         total_max_tokens=float(MODEL.max_position_embeddings),
         prompt=_marginal(prompt),
         output=_marginal(output),
