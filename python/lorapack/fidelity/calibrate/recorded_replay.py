@@ -33,13 +33,16 @@ class ReplayErrors:
     mean_ttft: float
 
 
-def replay(profile: Profile, recording: Recording, *, seed: int = 0) -> Result:
+def replay(
+    profile: Profile, recording: Recording, *, seed: int = 0, records: bool = False
+) -> Result:
     """The recording's requests, each at its time and with its lengths, in the recording's engine.
 
     Args:
         profile: Of its kernel.
         recording: What to replay.
         seed: Of the order in which adapters are loaded; all else is recorded.
+        records: Keep a row for each request and step.
     """
     ranks = dict(sorted(recording.requests.select("adapter", "rank").iter_rows()))
     adapters = {f"a{adapter}": int(rank) for adapter, rank in ranks.items()}
@@ -59,6 +62,7 @@ def replay(profile: Profile, recording: Recording, *, seed: int = 0) -> Result:
         duration_s=None,
         trace=_trace(recording),
         seed=seed,
+        records=records,
     )
 
 
