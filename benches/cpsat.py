@@ -106,7 +106,6 @@ def compared(profile: Profile, kind: str, fleet: list[Adapter], seconds: float) 
     ]
     items = [item for gpu in gpus for item in gpu.items]
     sizes = sizes_on_surface(items, problem.pool, full, steer.level, problem.slo)
-    assert sizes is not None, "small fleets have few kinds of requests"
     optimum, proven = fewest(sizes, len(gpus), seconds)
     return Row(
         profile.name.split("/")[0],

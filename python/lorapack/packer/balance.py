@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lorapack.packer.evaluate import slot_rules
+from lorapack.packer.fullness import LoadSlots
 from lorapack.packer.greedy import HoldsNowhere, too_few
 from lorapack.packer.guide import Guide, first_load
 from lorapack.packer.margins import LADDER, TOP, breaks_at, most_traffic
@@ -34,10 +35,6 @@ ROUNDS = 3
 
 HALVINGS = 6
 """To the most traffic that a number of GPUs is expected to hold."""
-
-CROWDED = 0.9
-"""Pressure on slots that breaks a GPU as a load of 1 does: where the twin's cliffs lie, which are
-between 0.85 and 0.95 for GPUs short of slots, 0.95 and 1.05 for GPUs short of time."""
 
 NARROWEST, WIDEST = 0.9, 2.0
 """That factor is looked for between these: below, there is no room for all."""
@@ -63,50 +60,6 @@ LARGE = 0.3
 
 EVEN_SHARE = 0.5
 """Share of the mean slack that every GPU should have, while rounds are left to even out."""
-
-
-@dataclass(frozen=True)
-class LoadSlots:
-    """Says by physics with which slots a GPU is least full.
-
-    Attributes:
-        guide: Physics of the GPU.
-        limit: The load at which it is full.
-    """
-
-    guide: Guide
-    limit: float
-
-    def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
-        """The best number of slots; an adapter alone was tried by the twin and may stay."""
-        if n and not self.guide.slot_limit(rank):
-            return None
-        fullness, slots = self._least_full(sums, n, rank)
-        return slots if fullness <= 1.0 or sums.n_adapters == 1 else None
-
-    def fullness(self, sums: WorkSums, slots: int, n: int, rank: int) -> float:
-        """How full a GPU is by what binds it, its engine's time or its slots; 1 is full."""
-        return max(self._parts(sums, slots, n, rank))
-
-    def _least_full(self, sums: WorkSums, n: int, rank: int) -> tuple[float, int]:
-        """The fullness with the best number of slots, and that number.
-
-        Slots take engine time and relieve pressure: the best is where the two bind alike, or a slot
-        each, with which nobody waits for one.
-        """
-        most = min(n, self.guide.slot_limit(rank)) if n else 0
-        best = (self.fullness(sums, most, n, rank), most)
-        low, high = 0, most
-        while high - low > 1:
-            middle = (low + high) // 2
-            load, pressure = self._parts(sums, middle, n, rank)
-            best = min(best, (max(load, pressure), middle))
-            low, high = (middle, high) if pressure > load else (low, middle)
-        return best
-
-    def _parts(self, sums: WorkSums, slots: int, n: int, rank: int) -> tuple[float, float]:
-        load, pressure = self.guide.load_and_pressure(sums, slots, n, rank)
-        return load / self.limit, pressure / (CROWDED * self.limit)
 
 
 @dataclass

@@ -3,8 +3,9 @@
 Let y price the items. No GPU holds a set worth more than v, the largest sum of y over any set that
 fits one, so at least sum(y) / v GPUs are needed (Farley 1990). With the least share of each item
 for its price v is 1 at most, and the items' shares add up. Up to 60 items, prices are improved by
-column generation (Gilmore and Gomory 1961), each most valuable set found exactly; for more, large
-items are rounded up where two of them cannot meet (the bound L2 of Martello and Toth 1990).
+column generation (Gilmore and Gomory 1961), each most valuable set found exactly, and large items
+are rounded up where two of them cannot meet (the bound L2 of Martello and Toth 1990). For more,
+prices start at 1 / Maxpack and stay near it, and the most valuable set is searched for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from lorapack.packer.pricing import PricingSearch
 
     Floats = NDArray[np.float64]
 
@@ -36,9 +39,21 @@ SMALL = 0.05
 CLOSE = 1e-3
 """GPUs between the bound and what fractions of sets reach at which improving ends."""
 
+SEARCHES = 12
+"""Rounds of the same where sets are searched for."""
+
+NEAR = 0.005
+"""Share of the bound at which those end."""
+
+AROUND_START = (0.5, 1.1)
+"""Multiples of 1 / Maxpack between which prices are improved: few rounds go astray."""
+
+MOST_ADDED = 8
+"""Sets of the plan that are added a round."""
+
 
 def dual_bound(sizes: Floats, plan: Sequence[Sequence[int]]) -> float:
-    """GPUs that no placement goes below, if these are the shares that items take.
+    """GPUs that no placement goes below, if these are the shares that few items take.
 
     Args:
         sizes: A row a class of GPU, a column an item; endless where it does not fit.
@@ -46,9 +61,58 @@ def dual_bound(sizes: Floats, plan: Sequence[Sequence[int]]) -> float:
     """
     least = sizes.min(axis=0)
     bound = max(float(least.sum()), rounded_up_bound(least))
-    if len(least) > MOST_EXACT or math.ceil(bound - CLOSE) >= len(plan):
+    if math.ceil(bound - CLOSE) >= len(plan):
         return bound
     return max(bound, _improved(sizes, plan))
+
+
+def searched_bound(search: PricingSearch, plan: Sequence[range], *, improve: bool = True) -> float:
+    """The same for many items, with sets that are searched for: an estimate.
+
+    Args:
+        search: Finds valuable sets.
+        plan: Sets that fit, one after the other all items.
+        improve: Whether prices are improved; else they stay at 1 / Maxpack.
+    """
+    knots, prices = search.knots, search.shares
+    starts = np.array([members.start for members in plan])
+    counts = knots.weights(slice(None))
+    limits = np.outer(AROUND_START, prices)
+    known: list[Floats] = []
+    best, reached = 0.0, math.inf
+    for _ in range(SEARCHES if improve else 1):
+        own = knots.prices(prices)
+        found = search.most_valuable(own)
+        of_plan = np.add.reduceat(own, starts)
+        value = max(max(worth for _, worth in found), float(of_plan.max()))
+        best = max(best, float(own.sum()) / value)
+        if not improve or best > (1.0 - NEAR) * reached:
+            break
+        dear = [plan[i] for i in np.argsort(-of_plan)[:MOST_ADDED] if of_plan[i] > 1.0 + CLOSE]
+        known += [knots.weights(slice(members.start, members.stop)) for members in dear]
+        known += [knots.weights(members) for members, worth in found if worth > 1.0 + CLOSE]
+        if not known:
+            known = [knots.weights(found[0][0])]
+        prices, again = _prices_between(known, counts, limits), prices
+        reached = float(counts @ prices)
+        if np.array_equal(prices, again):
+            break
+    return best
+
+
+def _prices_between(known: Sequence[Floats], counts: Floats, limits: Floats) -> Floats:
+    """The dearest prices at which the sets known are worth 1 at most; the least where none are."""
+    from scipy.optimize import linprog  # slow to import, and predicted plans do without it
+
+    found = linprog(
+        -counts,
+        A_ub=np.array(known),
+        b_ub=np.ones(len(known)),
+        bounds=limits.T,
+        method="highs",
+    )
+    prices: Floats = limits[0] if found.x is None else np.asarray(found.x)
+    return prices
 
 
 def rounded_up_bound(sizes: Floats) -> float:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from lorapack.packer.dual import dual_bound
+from lorapack.packer.dual import MOST_EXACT, dual_bound, searched_bound
+from lorapack.packer.pricing import search_on_plan
 from lorapack.packer.surface import Full, sizes_on_surface
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def estimated_bound(
     gpus: Sequence[GpuPlacement],
     breaks_at: Sequence[float | None],
     judges: Judges,
-) -> float | None:
+    *,
+    improve: bool = True,
+) -> float:
     """The bound, base model by base model; exempt clients are left out.
 
     Args:
@@ -35,9 +38,8 @@ def estimated_bound(
         breaks_at: On each GPU, the multiple of the planned traffic that is too much; None where it
             is far away or not known.
         judges: For what memory allows.
-
-    Returns:
-        GPUs, or None where there are too many kinds of requests to reckon.
+        improve: Whether prices of large fleets are improved, which takes a tenth of a second and
+            more.
     """
     by_kinds: dict[tuple[int, ...], list[Full]] = {}
     for gpu, factor in zip(gpus, breaks_at, strict=True):
@@ -45,15 +47,20 @@ def estimated_bound(
         if busy and not gpu.exempt:
             key = tuple(map(id, problem.kinds_for(busy[0].load)))
             by_kinds.setdefault(key, []).append(Full(replace(gpu, items=busy), factor))
-    bound = 0.0
-    for full in by_kinds.values():
-        items = [item for entry in full for item in entry.gpu.items]
-        kinds = problem.kinds_for(items[0].load)
+    return sum(_bound(problem, full, judges, improve=improve) for full in by_kinds.values())
+
+
+def _bound(problem: Problem, full: Sequence[Full], judges: Judges, *, improve: bool) -> float:
+    """The bound for GPUs of one base model."""
+    items = [item for entry in full for item in entry.gpu.items]
+    kinds = problem.kinds_for(items[0].load)
+    if len(items) > MOST_EXACT:
+        search = search_on_plan(full, kinds, judges.level, judges.slo)
+        bound = searched_bound(search, places_of(full), improve=improve)
+    else:
         sizes = sizes_on_surface(items, kinds, full, judges.level, judges.slo)
-        if sizes is None:
-            return None
-        bound += min(dual_bound(sizes, places_of(full)), float(len(full)))
-    return bound
+        bound = dual_bound(sizes, places_of(full))
+    return min(bound, float(len(full)))
 
 
 def places_of(full: Sequence[Full]) -> list[range]:

@@ -65,7 +65,7 @@ def write_predicted(
         settings,
         gpus,
         planned,
-        bounds_of(problem, gpus, _breaks_at(gpus, judges, settings), judges),
+        bounds_of(problem, gpus, _breaks_at(gpus, judges, settings), judges, improve=False),
         verified=False,
         exempt=_exempt(problem, planned),
         notes={

@@ -9,7 +9,6 @@ no bound on this surface exceeds the plan's own number.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -35,12 +34,6 @@ if TYPE_CHECKING:
 RATES_A_LAW = 12
 """Items of one kind of request whose sizes are reckoned; others lie between, by rate."""
 
-MOST_REFERENCES = 24
-"""GPUs beside which loads are reckoned; neighbours are alike."""
-
-MOST_LAWS = 3_000
-"""Kinds of requests, times ranks, beyond which no surface is made."""
-
 LEAST_SIZE = 1e-9
 """Of any item."""
 
@@ -64,7 +57,7 @@ def sizes_on_surface(
     full: Sequence[Full],
     evaluator: Evaluator,
     slo: ServiceLevel,
-) -> Floats | None:
+) -> Floats:
     """The share that each item takes of each class of GPU (a kind and a rank of its slots).
 
     Args:
@@ -75,30 +68,24 @@ def sizes_on_surface(
         slo: The service level.
 
     Returns:
-        A row a class and a column an item, endless where it does not fit at all; None where there
-        are too many kinds of requests to reckon.
+        A row a class and a column an item, endless where it does not fit at all.
     """
     ranks = sorted({max_lora_rank_for([item.load]) for item in items})
-    if len(_by_law(items)) * len(ranks) * len(kinds) > MOST_LAWS:
-        return None
     guides = {id(kind): Guide(kind.profile, evaluator, slot_rules(slo)) for kind in kinds}
     classes = [(kind, rank) for kind in kinds for rank in ranks]
-    step = math.ceil(len(full) / MOST_REFERENCES)
-    blocks = [full[first : first + step] for first in range(0, len(full), step)]
-    loads = np.concatenate([_loads_of_block(block, classes, guides) for block in blocks], axis=1)
+    loads = np.concatenate([_loads_of_gpu(entry, classes, guides) for entry in full], axis=1)
     return loads * _shares(full, classes, loads, 1.0 / first_load(slo))
 
 
-def _loads_of_block(
-    block: Sequence[Full], classes: Sequence[tuple[GpuKind, int]], guides: Mapping[int, Guide]
+def _loads_of_gpu(
+    entry: Full, classes: Sequence[tuple[GpuKind, int]], guides: Mapping[int, Guide]
 ) -> Floats:
-    """What the items of neighbouring GPUs add to the middle one of them, were it of each class."""
-    items = [item for entry in block for item in entry.gpu.items]
+    """What the items of a GPU add to it, were it of each class."""
+    items = entry.gpu.items
     groups = _by_law(items)
-    middle = block[len(block) // 2]
     return np.array(
         [
-            _loads(guides[id(kind)], items, groups, rank, _at_the_edge(middle, rank))
+            _loads(guides[id(kind)], items, groups, rank, _at_the_edge(entry, rank))
             for kind, rank in classes
         ]
     )

@@ -114,11 +114,14 @@ def bounds_of(
     gpus: Sequence[GpuPlacement],
     breaks_at: Sequence[float | None],
     judges: Judges,
+    *,
+    improve: bool = True,
 ) -> dict[str, float]:
-    """The true bound, and the dual one on the predicted surface where it can be reckoned."""
-    bounds = {"true": true_bound(problem, judges.level)}
-    estimate = estimated_bound(problem, gpus, breaks_at, judges)
-    return bounds if estimate is None else {**bounds, "estimate": estimate}
+    """The true bound, and the dual one on the predicted surface; see `estimated_bound`."""
+    return {
+        "true": true_bound(problem, judges.level),
+        "estimate": estimated_bound(problem, gpus, breaks_at, judges, improve=improve),
+    }
 
 
 def names_of(gpus: Sequence[GpuPlacement]) -> list[str]:

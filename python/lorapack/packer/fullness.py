@@ -1,0 +1,102 @@
+"""How full a GPU is by physics: by its engine's time or by its slots, whichever binds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lorapack.packer.guide import Guide
+    from lorapack.twin.physics import WorkSums
+
+CROWDED = 0.9
+"""Pressure on slots that breaks a GPU as a load of 1 does: where the twin's cliffs lie, which are
+between 0.85 and 0.95 for GPUs short of slots, 0.95 and 1.05 for GPUs short of time."""
+
+STEEPEST = 2.0
+"""A count is at most multiplied by this from one question to the next."""
+
+BISECTED = 3
+"""Every so many questions the middle is asked about, wherever the edge is expected."""
+
+
+@dataclass(frozen=True)
+class LoadSlots:
+    """Says by physics with which slots a GPU is least full.
+
+    Attributes:
+        guide: Physics of the GPU.
+        limit: The load at which it is full.
+    """
+
+    guide: Guide
+    limit: float
+
+    def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
+        """The best number of slots; an adapter alone was tried by the twin and may stay."""
+        if n and not self.guide.slot_limit(rank):
+            return None
+        fullness, slots = self.least_full(sums, n, rank)
+        return slots if fullness <= 1.0 or sums.n_adapters == 1 else None
+
+    def fullness(self, sums: WorkSums, slots: int, n: int, rank: int) -> float:
+        """How full a GPU is by what binds it, its engine's time or its slots; 1 is full."""
+        return max(self._parts(sums, slots, n, rank))
+
+    def least_full(self, sums: WorkSums, n: int, rank: int) -> tuple[float, int]:
+        """The fullness with the best number of slots, and that number.
+
+        Slots take engine time and relieve pressure: the best is where the two bind alike, or a slot
+        each, with which nobody waits for one.
+        """
+        most = min(n, self.guide.slot_limit(rank)) if n else 0
+        best = (self.fullness(sums, most, n, rank), most)
+        low, high = 0, most
+        while high - low > 1:
+            middle = (low + high) // 2
+            load, pressure = self._parts(sums, middle, n, rank)
+            best = min(best, (max(load, pressure), middle))
+            low, high = (middle, high) if pressure > load else (low, middle)
+        return best
+
+    def _parts(self, sums: WorkSums, slots: int, n: int, rank: int) -> tuple[float, float]:
+        load, pressure = self.guide.load_and_pressure(sums, slots, n, rank)
+        return load / self.limit, pressure / (CROWDED * self.limit)
+
+
+def largest_count(
+    fullness: Callable[[int], float], guess: int, most: int, within: float = 0.0
+) -> tuple[int, float]:
+    """The largest count, up to a limit, that is not more than full.
+
+    Args:
+        fullness: Of a count, 1 or more; grows with it.
+        guess: Asked about first.
+        most: The limit.
+        within: How near it is looked for, as a share of the count.
+
+    Returns:
+        The count (0: none) and, past it by a fraction, where between it and the next one the
+        fullness passes 1.
+    """
+    held, held_at, broke, broke_at = 0, 0.0, most + 1, 0.0
+    count, asked = min(max(guess, 1), most), 0
+    while broke - held > max(1.0, within * held):
+        full = fullness(count)
+        asked += 1
+        if full <= 1.0:
+            held, held_at = count, full
+        else:
+            broke, broke_at = count, full
+        if not broke_at:
+            aim = int(min(held / max(held_at, 1e-6), STEEPEST * held)) + 1
+        elif asked % BISECTED == 0:
+            aim = (held + broke) // 2
+        else:
+            aim = held + int((broke - held) * (1.0 - held_at) / (broke_at - held_at))
+        count = min(max(aim, held + 1), broke - 1)
+    if not broke_at:
+        return held, float(held)
+    return held, held + (broke - held) * (1.0 - held_at) / (broke_at - held_at)

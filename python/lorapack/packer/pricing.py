@@ -1,0 +1,354 @@
+"""The most valuable set that a GPU holds, searched for among the items of a large fleet.
+
+Whether a set fits is asked of physics, which the plan's own GPUs set right: the items of a GPU that
+breaks at t times its traffic count for so much more, or less, that physics says so, too. A search
+starts from what each item adds to the fullest GPU of the plan, takes the items that are worth most
+for that until the GPU is full, reckons anew what items add beside those, and does so once more.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorapack.fleet.adapter import at_rates
+from lorapack.packer.bound import dearest_prices_s
+from lorapack.packer.evaluate import max_lora_rank_for, slot_rules
+from lorapack.packer.fullness import LoadSlots, largest_count
+from lorapack.packer.guide import Guide, first_load
+from lorapack.packer.knots import Knots
+from lorapack.twin.physics import Asking, WorkSums
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from lorapack._native import Work
+    from lorapack.fleet.adapter import Adapter
+    from lorapack.packer.evaluate import Evaluator
+    from lorapack.packer.placement import GpuPlacement, Item
+    from lorapack.packer.problem import GpuKind
+    from lorapack.packer.surface import Full
+    from lorapack.twin.service_level import ServiceLevel
+
+    Floats = NDArray[np.float64]
+    Places = NDArray[np.intp]
+
+CALIBRATIONS = 2
+"""Steps towards the rates at which physics says full; it is nearly proportional to them."""
+
+BESIDE = 8
+"""Items of a rank whose sizes are reckoned beside a set; others lie between, by size."""
+
+LEAST_GROWN = 0.1
+"""Nothing counts for less than this share of 1 / Maxpack, whatever it seems to add."""
+
+MOST_SEARCHED = 4_000
+"""Items among which a search goes; of more, every so many-th by size."""
+
+ROUNDS = 2
+"""Times a search takes items anew."""
+
+PASSED_OVER = 8
+"""Items tried in the gap that is left."""
+
+MOST_COPIES = 5_000
+"""Of an item on one GPU that are asked about."""
+
+NEAR = 0.02
+"""Share to which such a number is known."""
+
+LEAST = 1e-9
+"""Of any size."""
+
+
+@dataclass
+class Believed:
+    """Items at the rates that count, each made when it is first asked for.
+
+    Attributes:
+        items: By place.
+        beliefs: What each item's rate is multiplied with.
+    """
+
+    items: Sequence[Item]
+    beliefs: Floats
+    _loads: dict[int, Adapter] = field(default_factory=dict, repr=False)
+
+    def load(self, place: int) -> Adapter:
+        """One item."""
+        if place not in self._loads:
+            self.know([place])
+        return self._loads[place]
+
+    def know(self, places: Iterable[int]) -> None:
+        """Makes many at once, which takes a fraction of the time."""
+        alike: dict[float, list[int]] = {}
+        for place in sorted(set(places) - self._loads.keys()):
+            alike.setdefault(float(self.beliefs[place]), []).append(place)
+        for belief, group in alike.items():
+            raised = at_rates([self.items[place].load for place in group], belief)
+            self._loads.update(zip(group, raised, strict=True))
+
+
+@dataclass
+class GpuClass:
+    """A kind of GPU with slots of one rank.
+
+    Attributes:
+        slots: Physics of the GPU.
+        rank: The rank that its slots are made for.
+        believed: The items.
+    """
+
+    slots: LoadSlots
+    rank: int
+    believed: Believed
+    _asking: Asking = field(init=False, repr=False)
+    _works: dict[int, Work] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._asking = Asking.of(self.slots.guide.profile, self.rank)
+
+    def sums(self, places: Iterable[int]) -> WorkSums:
+        """What items ask for in all."""
+        sums = WorkSums()
+        for place in places:
+            sums.add(self._work(place))
+        return sums
+
+    def sizes_beside(self, sums: WorkSums, places: Iterable[int]) -> Floats:
+        """What each of some items adds to the fullness of a GPU that holds others."""
+        n = sums.n_adapters
+        before, slots = self.slots.least_full(sums, n, self.rank)
+        one_each = slots == n < self.slots.guide.slot_limit(self.rank)
+        sizes = []
+        for place in places:
+            work = self._work(place)
+            sums.add(work)
+            more = sums.n_adapters
+            after = self.slots.fullness(sums, more if one_each else slots, more, self.rank)
+            sums.remove(work)
+            sizes.append(after - before)
+        return np.array(sizes)
+
+    def most_copies(self, place: int, guess: float = 1.0) -> float:
+        """How many of an item a GPU would hold, were there so many: its Maxpack."""
+        work, sums, held = self._work(place), WorkSums(), 0
+
+        def fullness(count: int) -> float:
+            nonlocal held
+            for _ in range(held, count):
+                sums.add(work)
+            for _ in range(count, held):
+                sums.remove(work)
+            held = count
+            return self._fullness(sums)
+
+        return max(1.0, largest_count(fullness, round(guess), MOST_COPIES, NEAR)[1])
+
+    def take(self, order: Places, guess: int) -> list[int]:
+        """The longest start of an ordered list that fits, then what of the next few still does."""
+        starts = [WorkSums()]
+
+        def fullness(count: int) -> float:
+            while len(starts) <= count:
+                longer = starts[-1].copy()
+                longer.add(self._work(int(order[len(starts) - 1])))
+                starts.append(longer)
+            return self._fullness(starts[count])
+
+        held = largest_count(fullness, guess, len(order))[0]
+        members: list[int] = order[:held].tolist()
+        sums = starts[held].copy()
+        for place in order[held + 1 : held + 1 + PASSED_OVER].tolist():
+            work = self._work(place)
+            sums.add(work)
+            if self._fullness(sums) <= 1.0:
+                members.append(place)
+            else:
+                sums.remove(work)
+        return members
+
+    def _fullness(self, sums: WorkSums) -> float:
+        return self.slots.least_full(sums, sums.n_adapters, self.rank)[0]
+
+    def _work(self, place: int) -> Work:
+        work = self._works.get(place)
+        if work is None:
+            work = self._works[place] = self._asking.work(self.believed.load(place))
+        return work
+
+
+@dataclass
+class PricingSearch:
+    """Looks for the set worth most on any GPU to be had.
+
+    Attributes:
+        classes: Of GPUs.
+        ranks: The rank class of each item.
+        knots: Of prices.
+        shares: 1 / Maxpack of the items at the knots.
+        searched: Places of the items among which the search goes.
+        last: By class, the set from which its next search starts: the last found.
+    """
+
+    classes: Sequence[GpuClass]
+    ranks: NDArray[np.int64]
+    knots: Knots
+    shares: Floats
+    searched: Places
+    last: dict[int, list[int]]
+    _sizes: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._sizes = self.knots.prices(self.shares)
+
+    def most_valuable(self, prices: Floats) -> list[tuple[list[int], float]]:
+        """The sets found and what each is worth, class by class of GPU."""
+        found = []
+        for index, gpu in enumerate(self.classes):
+            inside = (self.ranks[self.searched] <= gpu.rank) & (prices[self.searched] > 0.0)
+            places = self.searched[inside]
+            members = self.last.get(index, [])
+            for _ in range(ROUNDS if len(places) else 0):
+                sizes = self._sizes_beside(gpu, members) if members else self._sizes
+                order = places[np.argsort(-prices[places] / sizes[places], kind="stable")]
+                members = gpu.take(order, len(members))
+                found.append((members, float(prices[members].sum())))
+            self.last[index] = members
+        return found
+
+    def _sizes_beside(self, gpu: GpuClass, members: Sequence[int]) -> Floats:
+        """What items add beside others: known for some of each rank, between them by size."""
+        sums = gpu.sums(members)
+        sizes: Floats = self._sizes.copy()
+        for rank in np.unique(self.ranks):
+            if rank > gpu.rank:
+                continue
+            places = self.searched[self.ranks[self.searched] == rank]
+            some = _spread_out(places, self._sizes[places], BESIDE)
+            grown = gpu.sizes_beside(sums, some.tolist()) / self._sizes[some]
+            between = np.interp(self._sizes[places], self._sizes[some], grown)
+            sizes[places] *= np.maximum(between, LEAST_GROWN)
+        return sizes
+
+
+def search_on_plan(
+    full: Sequence[Full], kinds: Sequence[GpuKind], evaluator: Evaluator, slo: ServiceLevel
+) -> PricingSearch:
+    """A search on the surface that the GPUs of a plan show; items are numbered as they hold them.
+
+    Args:
+        full: The GPUs.
+        kinds: GPUs to be had.
+        evaluator: For what memory allows.
+        slo: The service level.
+    """
+    slots = {
+        id(kind): LoadSlots(Guide(kind.profile, evaluator, slot_rules(slo)), first_load(slo))
+        for kind in kinds
+    }
+    items = [item for entry in full for item in entry.gpu.items]
+    believed = Believed(items, _beliefs(full, slots))
+    own = {rank: max_lora_rank_for([i.load]) for rank, i in {i.load.rank: i for i in items}.items()}
+    ranks = np.array([own[item.load.rank] for item in items])
+    classes = {
+        (id(kind), rank): GpuClass(slots[id(kind)], rank, believed)
+        for kind in kinds
+        for rank in np.unique(ranks).tolist()
+        if slots[id(kind)].guide.slot_limit(rank)
+    }
+    work = _work(items, kinds, evaluator, slo) * believed.beliefs
+    knots = Knots.of(ranks, work)
+    searched = _spread_out(np.arange(len(items)), work, MOST_SEARCHED)
+    believed.know([*searched.tolist(), *np.concatenate(knots.places).tolist()])
+    shares = [1.0 / _maxpacks(list(classes.values()), ranks, at.tolist()) for at in knots.places]
+    return PricingSearch(
+        list(classes.values()),
+        ranks,
+        knots,
+        np.concatenate(shares),
+        searched,
+        _fullest(full, list(classes)),
+    )
+
+
+def _work(
+    items: Sequence[Item], kinds: Sequence[GpuKind], evaluator: Evaluator, slo: ServiceLevel
+) -> Floats:
+    """Engine time that each item takes at least, on the kind of GPU where it takes least."""
+    loads = [item.load for item in items]
+    prices = [dearest_prices_s(kind.profile, loads, evaluator, slo.min_served) for kind in kinds]
+    rates = np.array([load.rate_rps for load in loads])
+    work: Floats = np.min(prices, axis=0) * rates
+    return work
+
+
+def _maxpacks(
+    classes: Sequence[GpuClass], ranks: NDArray[np.int64], places: Sequence[int]
+) -> Floats:
+    """How many of each item a GPU would hold, on the class of GPU that holds most.
+
+    Args:
+        classes: Of GPUs.
+        ranks: The rank class of each item.
+        places: Of items of one rank, the smallest first.
+    """
+    best = np.ones(len(places))
+    for gpu in classes:
+        count = 1.0
+        for i in range(len(places) - 1, -1, -1) if gpu.rank == ranks[places[0]] else ():
+            count = gpu.most_copies(places[i], count)
+            best[i] = max(best[i], count)
+    return best
+
+
+def _fullest(full: Sequence[Full], classes: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
+    """By class, what the fullest GPU of the plan holds, where there is one."""
+    starts = np.cumsum([0, *(len(entry.gpu.items) for entry in full)]).tolist()
+    order = sorted(range(len(full)), key=lambda i: (-(full[i].factor or math.inf), i))
+    held = {(id(full[i].gpu.kind), max_lora_rank_for(full[i].gpu.loads)): i for i in order}
+    return {
+        index: list(range(starts[held[key]], starts[held[key] + 1]))
+        for index, key in enumerate(classes)
+        if key in held
+    }
+
+
+def _beliefs(full: Sequence[Full], slots: Mapping[int, LoadSlots]) -> Floats:
+    """By how much more each item's rate counts: as its GPU says, or those near that were asked."""
+    told = [(i, entry.factor) for i, entry in enumerate(full) if entry.factor is not None]
+    known = [_belief(full[i].gpu, factor, slots[id(full[i].gpu.kind)]) for i, factor in told]
+    each = (
+        np.interp(np.arange(len(full)), [i for i, _ in told], known) if told else np.ones(len(full))
+    )
+    beliefs: Floats = np.repeat(each, [len(entry.gpu.items) for entry in full])
+    return beliefs
+
+
+def _belief(gpu: GpuPlacement, factor: float, slots: LoadSlots) -> float:
+    """What rates must be multiplied with for physics to say that it breaks where it does.
+
+    With the slots that are best by physics: a plan's are the best by who judged it.
+    """
+    asking, belief = Asking.of(gpu.kind.profile, gpu.max_lora_rank), 1.0
+    for _ in range(CALIBRATIONS):
+        sums = WorkSums()
+        for load in at_rates(gpu.loads, factor * belief):
+            sums.add(asking.work(load))
+        fullness, _slots = slots.least_full(sums, sums.n_adapters, gpu.max_lora_rank)
+        belief /= max(fullness, LEAST)
+    return belief
+
+
+def _spread_out(places: Places, keys: Floats, n: int) -> Places:
+    """About `n` of some places, from the least key to the largest."""
+    order: Places = places[np.argsort(keys, kind="stable")]
+    if len(order) > n:
+        order = order[np.unique(np.linspace(0, len(order) - 1, n).astype(np.intp))]
+    return order
