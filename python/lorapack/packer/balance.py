@@ -20,6 +20,7 @@ from lorapack.packer.guide import Guide, first_load
 from lorapack.packer.margins import LADDER, TOP, breaks_at, most_traffic
 from lorapack.packer.placement import item_order
 from lorapack.packer.quick_fill import QuickFill
+from lorapack.packer.verify import CROWDED_MARGIN, PROOF_MARGIN
 from lorapack.twin.physics import Asking, WorkSums
 from lorapack.twin.trial import n_adapters
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from lorapack.packer.problem import GpuKind
     from lorapack.packer.verify import Judges
 
-ROUNDS = 3
+ROUNDS = 5
 """Times a number of GPUs is tried before one more is taken."""
 
 HALVINGS = 6
@@ -58,6 +59,9 @@ SUSPECTS = 2
 LARGE = 0.3
 """An item that fills less of a GPU than this does not break it alone."""
 
+SHORT = (1.0 + CROWDED_MARGIN) / (1.0 + PROOF_MARGIN)
+"""GPUs short of slots are to hold so many times the traffic: their proof asks for that."""
+
 EVEN_SHARE = 0.5
 """Share of the mean slack that every GPU should have, while rounds are left to even out."""
 
@@ -81,8 +85,10 @@ class Balance:
 
     def __post_init__(self) -> None:
         guide = Guide(self.kind.profile, self.steer.level, slot_rules(self.steer.slo))
-        self._slots = LoadSlots(guide, first_load(self.steer.slo))
-        self._fill = QuickFill(self.kind, self._slots, self.margin, self.steer.lessons.believed)
+        limit = first_load(self.steer.slo)
+        self._slots = LoadSlots(guide, limit)
+        slots = LoadSlots(guide, limit, SHORT)
+        self._fill = QuickFill(self.kind, slots, self.margin, self.steer.lessons.believed)
 
     def fewest(
         self, items: Sequence[Item], max_gpus: int | None = None, more: int = 0
@@ -146,7 +152,8 @@ class Balance:
             if fits and worst >= most:
                 best, most = level[0], worst
             even = 1.0 + EVEN_SHARE * (n_gpus / total - 1.0)
-            settled = abs(total - before) < SETTLED * total
+            # Where there is room for all, only the last few GPUs have still to be evened out.
+            settled = abs(total - before) < SETTLED * total and (best is not None or not fits)
             if (fits and worst >= even) or settled or total > n_gpus:
                 break
             before = total
@@ -162,7 +169,7 @@ class Balance:
             guess: At how much traffic they are expected to break.
 
         Returns:
-            For each GPU the traffic that it holds over what is planned, and how full it is.
+            For each GPU the traffic that it holds over what it is to hold, and how full it is.
 
         Raises:
             HoldsNowhere: An item does not hold even alone.
@@ -170,10 +177,11 @@ class Balance:
         rungs = most_traffic(gpus, self.steer, guess, within=2)
         broken = [gpu for gpu, rung in zip(gpus, rungs, strict=True) if rung < ROUGHLY_HELD]
         self._check_busiest(broken)
-        return [
-            (LADDER[max(rung, 0)], self._believe(gpu))
-            for gpu, rung in zip(gpus, rungs, strict=True)
-        ]
+        learnt = []
+        for gpu, rung in zip(gpus, rungs, strict=True):
+            needed = SHORT if gpu.max_loras < n_adapters(gpu.loads) else 1.0
+            learnt.append((LADDER[max(rung, 0)] / needed, self._believe(gpu) * needed))
+        return learnt
 
     def _check_busiest(self, gpus: Sequence[GpuPlacement]) -> None:
         """What breaks a GPU may be one item that must be divided."""
@@ -195,11 +203,23 @@ class Balance:
         fullness = self._fullness(gpu, factor)
         if breaks_at_factor is None and fullness <= 1.0:
             return fullness / factor
-        lessons = self.steer.lessons
         for key in {item.key for item in gpu.items}:
-            doubt = lessons.doubts.get(key, 1.0)
-            lessons.believed[key] = lessons.believed.get(key, 1.0) * doubt / fullness
+            self._correct(key, 1.0 / fullness)
         return 1.0 / factor
+
+    def _correct(self, key: tuple[str, float], correction: float) -> None:
+        """Lets an item count for more or less, for half of it where it was overdone before.
+
+        GPUs short of slots answer to more than physics says, and would swing from too full to half
+        empty and back.
+        """
+        lessons = self.steer.lessons
+        change, last = math.log(correction), lessons.changes.get(key, 0.0)
+        if change * last < 0.0:
+            change *= last / (last - change)
+        lessons.changes[key] = change
+        doubt = lessons.doubts.get(key, 1.0)
+        lessons.believed[key] = lessons.believed.get(key, 1.0) * doubt * math.exp(change)
 
     def _fullness(self, gpu: GpuPlacement, factor: float) -> float:
         """How full a GPU is by physics with so much more traffic."""

@@ -29,10 +29,12 @@ class LoadSlots:
     Attributes:
         guide: Physics of the GPU.
         limit: The load at which it is full.
+        short: A GPU short of slots counts for so many times as full.
     """
 
     guide: Guide
     limit: float
+    short: float = 1.0
 
     def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
         """The best number of slots; an adapter alone was tried by the twin and may stay."""
@@ -63,7 +65,8 @@ class LoadSlots:
 
     def _parts(self, sums: WorkSums, slots: int, n: int, rank: int) -> tuple[float, float]:
         load, pressure = self.guide.load_and_pressure(sums, slots, n, rank)
-        return load / self.limit, pressure / (CROWDED * self.limit)
+        limit = self.limit / (self.short if slots < n else 1.0)
+        return load / limit, pressure / (CROWDED * limit)
 
 
 def largest_count(

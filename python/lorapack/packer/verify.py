@@ -72,6 +72,7 @@ class Lessons:
     Attributes:
         rungs: GPU -> the rungs of `margins.LADDER` between which it was seen to break.
         believed: Item, by its key -> by how much more it counts than physics says.
+        changes: Item -> the logarithm by which that was last corrected.
         doubts: Item -> by how much more, still, since a GPU with it failed.
         n_gpus: Profile -> the fewest GPUs on which its items were found to hold.
         filled: Profiles and numbers of GPUs that were found to do.
@@ -79,6 +80,7 @@ class Lessons:
 
     rungs: dict[GpuPlacement, tuple[int, int]] = field(default_factory=dict)
     believed: dict[tuple[str, float], float] = field(default_factory=dict)
+    changes: dict[tuple[str, float], float] = field(default_factory=dict)
     doubts: dict[tuple[str, float], float] = field(default_factory=dict)
     n_gpus: dict[str, int] = field(default_factory=dict)
     filled: set[tuple[str, int]] = field(default_factory=set)

@@ -9,7 +9,10 @@ from quick_evaluator import QuickEvaluator, load_of
 
 from lorapack.fleet.adapter import Adapter
 from lorapack.packer.balance import Balance
+from lorapack.packer.evaluate import slot_rules
+from lorapack.packer.fullness import LoadSlots
 from lorapack.packer.greedy import HoldsNowhere
+from lorapack.packer.guide import Guide
 from lorapack.packer.margins import LADDER, TOP, breaks_at, filled, most_traffic, next_rung
 from lorapack.packer.methods import is_balanced
 from lorapack.packer.placement import GpuPlacement, whole
@@ -141,3 +144,21 @@ def test_physics_spreads_what_it_knows(fleet, slo, balanced) -> None:
     assert is_balanced(problem, [KIND], whole(problem.fleet)) == balanced
     few = replace(KIND, count=1)
     assert not is_balanced(problem, [few], whole(problem.fleet))
+
+
+def test_correction_that_was_overdone_is_halved_on_the_way_back() -> None:
+    balance = Balance(KIND, judges(), 0.03)
+    key = ("a", 1.0)
+    for correction in (1.25, 1 / 1.25):
+        balance._correct(key, correction)
+    # Back and forth by the same: an answer twice as strong as expected, so half of it.
+    assert balance.steer.lessons.believed[key] == pytest.approx(1.25**0.5)
+
+
+def test_gpus_short_of_slots_are_filled_less() -> None:
+    items = whole(Adapter(f"a{i:03d}", 8, 0.02) for i in range(300))
+    guide = Guide(PROFILE, QuickEvaluator(), slot_rules(INTERACTIVE))
+    sums, n = guide.sums(items, 8)
+    plain, careful = LoadSlots(guide, 0.93), LoadSlots(guide, 0.93, short=1.05)
+    assert careful.fullness(sums, 40, n, 8) == pytest.approx(1.05 * plain.fullness(sums, 40, n, 8))
+    assert careful.fullness(sums, n, n, 8) == plain.fullness(sums, n, n, 8)
