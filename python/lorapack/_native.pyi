@@ -227,6 +227,7 @@ class Work:
         gpu_load_s: float,
         disk_load_s: float,
     ) -> Work: ...
+    def at_rate(self, factor: float) -> Work: ...
 
 @final
 class WorkSums:

@@ -21,7 +21,8 @@ from lorapack.packer.margins import LADDER, TOP, breaks_at, most_traffic
 from lorapack.packer.placement import item_order
 from lorapack.packer.quick_fill import QuickFill
 from lorapack.packer.verify import CROWDED_MARGIN, PROOF_MARGIN
-from lorapack.twin.physics import Asking, WorkSums
+from lorapack.packer.works import Works
+from lorapack.twin.physics import WorkSums
 from lorapack.twin.trial import n_adapters
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Balance:
         limit = first_load(self.steer.slo)
         self._slots = LoadSlots(guide, limit)
         slots = LoadSlots(guide, limit, SHORT)
-        self._fill = QuickFill(self.kind, slots, self.margin, self.steer.lessons.believed)
+        works, believed = Works(self.kind.profile), self.steer.lessons.believed
+        self._fill = QuickFill(self.kind, slots, self.margin, works, believed)
 
     def fewest(
         self, items: Sequence[Item], max_gpus: int | None = None, more: int = 0
@@ -223,9 +225,9 @@ class Balance:
 
     def _fullness(self, gpu: GpuPlacement, factor: float) -> float:
         """How full a GPU is by physics with so much more traffic."""
-        rank = gpu.max_lora_rank
-        asking, sums = Asking.of(self.kind.profile, rank), WorkSums()
-        for load in self._fill.loads(gpu.items, factor):
-            sums.add(asking.work(load))
-        fullness = self._slots.fullness(sums, gpu.max_loras, n_adapters(gpu.loads), rank)
+        rank, sums = gpu.max_lora_rank, WorkSums()
+        factors = self._fill.factors(gpu.items, factor)
+        for load, own in zip(gpu.loads, factors, strict=True):
+            sums.add(self._fill.works.work(load, rank).at_rate(own))
+        fullness = self._slots.fullness(sums, gpu.max_loras, sums.n_adapters, rank)
         return max(fullness, LEAST_FULL)

@@ -36,6 +36,17 @@ class LoadSlots:
     limit: float
     short: float = 1.0
 
+    def holds(self, sums: WorkSums, n: int, rank: int) -> bool:
+        """Whether a GPU is full at most."""
+        return self.slots(sums, n, rank) is not None
+
+    def expected(self, sums: WorkSums, n: int, rank: int) -> float:
+        """How full it is with the best slots."""
+        return self.least_full(sums, n, rank)[0]
+
+    def learn(self, sums: WorkSums, n: int, rank: int) -> None:
+        """Nothing: what physics says of a full GPU is 1."""
+
     def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
         """The best number of slots; an adapter alone was tried by the twin and may stay."""
         if n and not self.guide.slot_limit(rank):

@@ -12,25 +12,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lorapack.packer.evaluate import max_lora_rank_for
+from lorapack.packer.kv_capacity import KvCapacity
 from lorapack.packer.placement import apart
-from lorapack.twin.physics import FEATURE_INDEX, Physics, WorkSums, work_of
+from lorapack.packer.works import Works
+from lorapack.twin.physics import FEATURE_INDEX, Physics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lorapack._native import Work
     from lorapack.packer.evaluate import Evaluator, SlotRule
     from lorapack.packer.placement import Item
     from lorapack.profile.profile import Profile
+    from lorapack.twin.physics import WorkSums
     from lorapack.twin.service_level import ServiceLevel
 
 LOAD, PRESSURE = FEATURE_INDEX["load"], FEATURE_INDEX["slot_pressure"]
 
 MOST_PRESSURE = 1.0
 """Slots wanted over slots there are, beyond which some adapter waits for its turn."""
-
-SLOT_GRID = 8
-"""Slots from one exact KV capacity to the next."""
 
 SHORT_OF_SLOTS = 10.0
 """Loads from here on are not loads: too few slots."""
@@ -58,10 +57,13 @@ class Guide:
     evaluator: Evaluator
     rules: Sequence[SlotRule]
     _physics: dict[int, Physics] = field(default_factory=dict)
-    _works: dict[tuple[str, float, int], Work] = field(default_factory=dict)
-    _limits: dict[int, int] = field(default_factory=dict)
-    _tokens: dict[tuple[int, int], int] = field(default_factory=dict)
-    _beside: tuple[tuple[int, int], WorkSums, int] | None = None
+    _beside: tuple[Sequence[Item], int, WorkSums, int] | None = None
+    _works: Works = field(init=False)
+    _capacity: KvCapacity = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._works = Works(self.profile)
+        self._capacity = KvCapacity(self.profile, self.evaluator)
 
     def rank(self, items: Sequence[Item]) -> int:
         """The rank that slots for these items are made for."""
@@ -97,11 +99,10 @@ class Guide:
 
     def load_beside(self, beside: Sequence[Item], item: Item, rank: int) -> float:
         """The least load of an item with others, in slots of a given rank."""
-        key = (id(beside), rank)
-        if self._beside is None or self._beside[0] != key:
-            self._beside = (key, *self.sums(beside, rank))
-        _, sums, n = self._beside
-        work = self._work(item, max(rank, item.load.rank))
+        if self._beside is None or self._beside[0] is not beside or self._beside[1] != rank:
+            self._beside = (beside, rank, *self.sums(beside, rank))
+        _, _, sums, n = self._beside
+        work = self._works.work(item.load, max(rank, item.load.rank))
         sums.add(work)
         figure, _ = self.best(sums, n + (not item.load.is_base), rank)
         sums.remove(work)
@@ -138,7 +139,7 @@ class Guide:
                 continue
             if not groups.isdisjoint(own):
                 continue
-            work = self._work(item, rank)
+            work = self._works.work(item.load, rank)
             sums.add(work)
             more = n + (not item.load.is_base)
             figure = self._figure(sums, rule, more, rank)
@@ -159,9 +160,7 @@ class Guide:
 
     def sums(self, items: Sequence[Item], rank: int) -> tuple[WorkSums, int]:
         """What items ask for in all, and how many of them take a slot."""
-        sums = WorkSums()
-        for item in items:
-            sums.add(self._work(item, rank))
+        sums = self._works.sums((item.load for item in items), rank)
         return sums, sum(not item.load.is_base for item in items)
 
     def load_and_pressure(
@@ -169,7 +168,7 @@ class Guide:
     ) -> tuple[float, float]:
         """The load with so many slots, and the pressure on them: none with a slot each."""
         row = self._physics_at(rank).features(
-            sums, max_loras=slots, kv_cache_tokens=self._kv_cache_tokens(slots, rank)
+            sums, max_loras=slots, kv_cache_tokens=self._capacity.tokens(slots, rank)
         )[0]
         # With a slot each nobody waits for one, however busy they are.
         return float(row[LOAD]), float(row[PRESSURE]) if slots < n else 0.0
@@ -180,12 +179,6 @@ class Guide:
         load, pressure = self.load_and_pressure(sums, slots, n, rank)
         return load if pressure <= MOST_PRESSURE else SHORT_OF_SLOTS * pressure
 
-    def _work(self, item: Item, rank: int) -> Work:
-        key = (item.name, item.load.rate_rps, rank)
-        if key not in self._works:
-            self._works[key] = work_of(item.load, self.profile, rank)
-        return self._works[key]
-
     def _physics_at(self, rank: int) -> Physics:
         if rank not in self._physics:
             self._physics[rank] = Physics.of(self.profile, max_lora_rank=rank)
@@ -193,24 +186,4 @@ class Guide:
 
     def slot_limit(self, rank: int) -> int:
         """The most slots of a rank with which the engine starts."""
-        if rank not in self._limits:
-            self._limits[rank] = self.evaluator.slot_limit(self.profile, rank)
-        return self._limits[rank]
-
-    def _kv_cache_tokens(self, slots: int, rank: int) -> int:
-        """KV capacity: exact at every so many slots, straight between."""
-        below = slots - slots % SLOT_GRID
-        low = self._exact_tokens(below or min(slots, 1), rank)
-        if slots == below or below + SLOT_GRID > self.slot_limit(rank):
-            return low if slots == below else self._exact_tokens(slots, rank)
-        high = self._exact_tokens(below + SLOT_GRID, rank)
-        return low + (high - low) * (slots - below) // SLOT_GRID
-
-    def _exact_tokens(self, slots: int, rank: int) -> int:
-        key = (slots, rank)
-        if key not in self._tokens:
-            self._tokens[key] = max(
-                self.evaluator.kv_cache_tokens(self.profile, slots, rank),
-                2 * self.profile.engine.block_size,
-            )
-        return self._tokens[key]
+        return self._capacity.slot_limit(rank)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorapack.fleet.adapter import at_rates
 from lorapack.packer.guide import LOAD, MOST_PRESSURE, PRESSURE, first_load
+from lorapack.packer.kv_capacity import KvCapacity
 from lorapack.packer.online import CAUTION
 from lorapack.packer.verify import Judges
+from lorapack.packer.works import Works
 from lorapack.predictor.predictor import Predictor
 from lorapack.predictor.targets import Prediction
-from lorapack.twin.physics import FEATURE_INDEX, Physics, sums_of
+from lorapack.twin.physics import FEATURE_INDEX, Physics
 from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel, Violation
 from lorapack.twin.trial import Trial, TwinJudge, Verdict, n_adapters
 
@@ -47,6 +48,9 @@ CALM_CV = 1.5
 TAIL = 4.6
 """99th percentile over the mean, of waits that are spread exponentially."""
 
+LEAST_FULL = 1e-6
+"""Of what a GPU is full at, at least: one without traffic."""
+
 MOST_STARVED = 0.1
 """A GPU likelier than this to serve less than 0.9 of its tokens does not hold."""
 
@@ -66,6 +70,7 @@ class PredictedJudge:
     host_memory_gib: float | None = None
     _models: dict[int, Predictor] = field(default_factory=dict, repr=False)
     _limits: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
+    _works: dict[int, Works] = field(default_factory=dict, repr=False)
     _physics: dict[tuple[int, int], Physics] = field(default_factory=dict, repr=False)
     _rule: TwinJudge = field(init=False, repr=False)
 
@@ -164,14 +169,27 @@ class PredictedJudge:
             self._models[id(profile)] = named[0] if named else Predictor.load(profile)
         return self._models[id(profile)]
 
+    def works(self, profile: Profile) -> Works:
+        """What adapters ask of a profile's GPUs."""
+        if id(profile) not in self._works:
+            self._works[id(profile)] = Works(profile)
+        return self._works[id(profile)]
+
     def row(
-        self, profile: Profile, sums: WorkSums, max_loras: int, max_lora_rank: int
+        self, profile: Profile, sums: WorkSums, max_loras: int, max_lora_rank: int, tokens: int
     ) -> NDArray[np.float32]:
-        """The features of a GPU whose engine starts, shape (1, features)."""
+        """The features of a GPU whose engine starts, shape (1, features).
+
+        Args:
+            profile: Of the GPU.
+            sums: What its adapters ask for.
+            max_loras: LoRA slots.
+            max_lora_rank: The rank that they are made for.
+            tokens: KV capacity.
+        """
         key = (id(profile), max_lora_rank)
         if key not in self._physics:
             self._physics[key] = Physics.of(profile, max_lora_rank=max_lora_rank)
-        tokens = self.kv_cache_tokens(profile, max_loras, max_lora_rank)
         return self._physics[key].features(sums, max_loras=max_loras, kv_cache_tokens=tokens)
 
     def _told(self, trials: Sequence[Trial]) -> list[tuple[Prediction, NDArray[np.float32]]]:
@@ -185,9 +203,9 @@ class PredictedJudge:
         return [found[i] for i in range(len(trials))]
 
     def _features(self, trial: Trial) -> NDArray[np.float32]:
-        adapters = at_rates(trial.adapters, trial.rate_factor)
-        sums = sums_of(adapters, trial.profile, trial.max_lora_rank)
-        return self.row(trial.profile, sums, trial.max_loras, trial.max_lora_rank)
+        profile, slots, rank = trial.profile, trial.max_loras, trial.max_lora_rank
+        sums = self.works(profile).sums(trial.adapters, rank, trial.rate_factor)
+        return self.row(profile, sums, slots, rank, self.kv_cache_tokens(profile, slots, rank))
 
 
 def predicted_judges(problem: Problem, settings: Settings) -> Judges:
@@ -205,35 +223,88 @@ def predicted_judges(problem: Problem, settings: Settings) -> Judges:
     return Judges(level, relaxed, problem.slo, problem.batch_slo)
 
 
-@dataclass(frozen=True)
+@dataclass
 class PredictedSlots:
     """Says by prediction with which slots a GPU holds: those of the shortest wait.
+
+    What physics said of the last full GPU is where the next one is expected to be full.
 
     Attributes:
         judge: Who predicts.
         profile: Of the GPU.
-        rules: Ways to choose slots.
+        rules: Ways to choose slots; the one that held last is asked about first.
     """
 
     judge: PredictedJudge
     profile: Profile
     rules: Sequence[SlotRule]
+    _favoured: SlotRule = field(init=False, repr=False)
+    _full: float = field(init=False, repr=False)
+    _capacity: KvCapacity = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._favoured = self.rules[0]
+        self._full = CAUTION * first_load(self.judge.slo)
+        self._capacity = KvCapacity(self.profile, self.judge)
+
+    def holds(self, sums: WorkSums, n: int, rank: int) -> bool:
+        """Whether the level is kept with the slots that held last, or with others."""
+        limit = self._capacity.slot_limit(rank) if n else 0
+        if n and not limit:
+            return False
+        first = self._favoured.slots(n, limit)
+        if self._holding(sums, n, rank, [first]):
+            return True
+        others = {rule.slots(n, limit): rule for rule in reversed(self.rules)}
+        others.pop(first, None)
+        holding = self._holding(sums, n, rank, list(others)) if others else []
+        if holding:
+            self._favoured = others[min(holding)[1]]
+        return bool(holding)
 
     def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
         """The best number of slots; all worth trying are asked about in one batch."""
-        judge = self.judge
-        limit = judge.slot_limit(self.profile, rank) if n else 0
+        limit = self._capacity.slot_limit(rank) if n else 0
         if n and not limit:
             return None
         choices = list(dict.fromkeys(rule.slots(n, limit) for rule in self.rules))
-        rows = np.concatenate([judge.row(self.profile, sums, slots, rank) for slots in choices])
-        told = judge.model(self.profile).predict_many(rows).tolist()
-        holding = [
-            (said.ttft_p99_ms, slots)
-            for slots, said, row in zip(choices, map(Prediction._make, told), rows, strict=True)
-            if not judge.broken(said, row, short=slots < n)
-        ]
+        holding = self._holding(sums, n, rank, choices)
         return min(holding)[1] if holding else None
+
+    def expected(self, sums: WorkSums, n: int, rank: int) -> float:
+        """By physics, over what it said of the last GPU that was full."""
+        return self._said(sums, n, rank) / self._full
+
+    def learn(self, sums: WorkSums, n: int, rank: int) -> None:
+        """Remembers what physics says of a GPU that is full."""
+        self._full = max(self._said(sums, n, rank), LEAST_FULL)
+
+    def _said(self, sums: WorkSums, n: int, rank: int) -> float:
+        """The load with the favoured slots, or the pressure on them."""
+        limit = self._capacity.slot_limit(rank) if n else 0
+        slots = self._favoured.slots(n, limit) if limit else 0
+        row = self._row(sums, slots, rank)[0]
+        return float(max(row[LOAD], row[PRESSURE])) if slots < n else float(row[LOAD])
+
+    def _row(self, sums: WorkSums, slots: int, rank: int) -> NDArray[np.float32]:
+        return self.judge.row(self.profile, sums, slots, rank, self._capacity.tokens(slots, rank))
+
+    def _holding(
+        self, sums: WorkSums, n: int, rank: int, choices: Sequence[int]
+    ) -> list[tuple[float, int]]:
+        """Of some numbers of slots those with which the level is kept, each with its wait."""
+        judge, model = self.judge, self.judge.model(self.profile)
+        rows = [self._row(sums, slots, rank) for slots in choices]
+        if len(rows) == 1:
+            told = [model.tell(rows[0])]
+        else:
+            answers = model.predict_many(np.concatenate(rows))
+            told = [Prediction._make(answer) for answer in answers.tolist()]
+        return [
+            (said.ttft_p99_ms, slots)
+            for slots, said, row in zip(choices, told, rows, strict=True)
+            if not judge.broken(said, row[0], short=slots < n)
+        ]
 
 
 def _is_for_physics(row: NDArray[np.float32]) -> bool:

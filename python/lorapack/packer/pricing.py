@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorapack.fleet.adapter import at_rates
 from lorapack.packer.bound import dearest_prices_s
 from lorapack.packer.evaluate import max_lora_rank_for, slot_rules
 from lorapack.packer.fullness import LoadSlots, largest_count
 from lorapack.packer.guide import Guide, first_load
 from lorapack.packer.knots import Knots
-from lorapack.twin.physics import Asking, WorkSums
+from lorapack.packer.works import Works
+from lorapack.twin.physics import WorkSums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lorapack._native import Work
-    from lorapack.fleet.adapter import Adapter
     from lorapack.packer.evaluate import Evaluator
     from lorapack.packer.placement import GpuPlacement, Item
     from lorapack.packer.problem import GpuKind
@@ -67,52 +66,22 @@ LEAST = 1e-9
 
 
 @dataclass
-class Believed:
-    """Items at the rates that count, each made when it is first asked for.
-
-    Attributes:
-        items: By place.
-        beliefs: What each item's rate is multiplied with.
-    """
-
-    items: Sequence[Item]
-    beliefs: Floats
-    _loads: dict[int, Adapter] = field(default_factory=dict, repr=False)
-
-    def load(self, place: int) -> Adapter:
-        """One item."""
-        if place not in self._loads:
-            self.know([place])
-        return self._loads[place]
-
-    def know(self, places: Iterable[int]) -> None:
-        """Makes many at once, which takes a fraction of the time."""
-        alike: dict[float, list[int]] = {}
-        for place in sorted(set(places) - self._loads.keys()):
-            alike.setdefault(float(self.beliefs[place]), []).append(place)
-        for belief, group in alike.items():
-            raised = at_rates([self.items[place].load for place in group], belief)
-            self._loads.update(zip(group, raised, strict=True))
-
-
-@dataclass
 class GpuClass:
     """A kind of GPU with slots of one rank.
 
     Attributes:
         slots: Physics of the GPU.
         rank: The rank that its slots are made for.
-        believed: The items.
+        items: All of them.
+        beliefs: What each item's rate is multiplied with.
+        works: What the items ask for at their own rates.
     """
 
     slots: LoadSlots
     rank: int
-    believed: Believed
-    _asking: Asking = field(init=False, repr=False)
-    _works: dict[int, Work] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        self._asking = Asking.of(self.slots.guide.profile, self.rank)
+    items: Sequence[Item]
+    beliefs: Floats
+    works: Works
 
     def sums(self, places: Iterable[int]) -> WorkSums:
         """What items ask for in all."""
@@ -178,10 +147,7 @@ class GpuClass:
         return self.slots.least_full(sums, sums.n_adapters, self.rank)[0]
 
     def _work(self, place: int) -> Work:
-        work = self._works.get(place)
-        if work is None:
-            work = self._works[place] = self._asking.work(self.believed.load(place))
-        return work
+        return self.works.work(self.items[place].load, self.rank).at_rate(self.beliefs[place])
 
 
 @dataclass
@@ -254,19 +220,19 @@ def search_on_plan(
         for kind in kinds
     }
     items = [item for entry in full for item in entry.gpu.items]
-    believed = Believed(items, _beliefs(full, slots))
+    works = {id(kind): Works(kind.profile) for kind in kinds}
+    beliefs = _beliefs(full, slots, works)
     own = {rank: max_lora_rank_for([i.load]) for rank, i in {i.load.rank: i for i in items}.items()}
     ranks = np.array([own[item.load.rank] for item in items])
     classes = {
-        (id(kind), rank): GpuClass(slots[id(kind)], rank, believed)
+        (id(kind), rank): GpuClass(slots[id(kind)], rank, items, beliefs, works[id(kind)])
         for kind in kinds
         for rank in np.unique(ranks).tolist()
         if slots[id(kind)].guide.slot_limit(rank)
     }
-    work = _work(items, kinds, evaluator, slo) * believed.beliefs
+    work = _work(items, kinds, evaluator, slo) * beliefs
     knots = Knots.of(ranks, work)
     searched = _spread_out(np.arange(len(items)), work, MOST_SEARCHED)
-    believed.know([*searched.tolist(), *np.concatenate(knots.places).tolist()])
     shares = [1.0 / _maxpacks(list(classes.values()), ranks, at.tolist()) for at in knots.places]
     return PricingSearch(
         list(classes.values()),
@@ -320,27 +286,28 @@ def _fullest(full: Sequence[Full], classes: Sequence[tuple[int, int]]) -> dict[i
     }
 
 
-def _beliefs(full: Sequence[Full], slots: Mapping[int, LoadSlots]) -> Floats:
+def _beliefs(
+    full: Sequence[Full], slots: Mapping[int, LoadSlots], works: Mapping[int, Works]
+) -> Floats:
     """By how much more each item's rate counts: as its GPU says, or those near that were asked."""
     told = [(i, entry.factor) for i, entry in enumerate(full) if entry.factor is not None]
-    known = [_belief(full[i].gpu, factor, slots[id(full[i].gpu.kind)]) for i, factor in told]
-    each = (
-        np.interp(np.arange(len(full)), [i for i, _ in told], known) if told else np.ones(len(full))
-    )
-    beliefs: Floats = np.repeat(each, [len(entry.gpu.items) for entry in full])
+    known = []
+    for i, factor in told:
+        key = id(full[i].gpu.kind)
+        known.append(_belief(full[i].gpu, factor, slots[key], works[key]))
+    each = np.interp(np.arange(len(full)), [i for i, _ in told], known) if told else np.ones(1)
+    beliefs: Floats = np.repeat(np.broadcast_to(each, len(full)), [len(e.gpu.items) for e in full])
     return beliefs
 
 
-def _belief(gpu: GpuPlacement, factor: float, slots: LoadSlots) -> float:
+def _belief(gpu: GpuPlacement, factor: float, slots: LoadSlots, works: Works) -> float:
     """What rates must be multiplied with for physics to say that it breaks where it does.
 
     With the slots that are best by physics: a plan's are the best by who judged it.
     """
-    asking, belief = Asking.of(gpu.kind.profile, gpu.max_lora_rank), 1.0
+    belief = 1.0
     for _ in range(CALIBRATIONS):
-        sums = WorkSums()
-        for load in at_rates(gpu.loads, factor * belief):
-            sums.add(asking.work(load))
+        sums = works.sums(gpu.loads, gpu.max_lora_rank, factor * belief)
         fullness, _slots = slots.least_full(sums, sums.n_adapters, gpu.max_lora_rank)
         belief /= max(fullness, LEAST)
     return belief

@@ -1,9 +1,9 @@
 """Filling GPUs by prediction, for fleets of any size: some log n questions a GPU.
 
 Each GPU takes the longest start of what is left that is expected to hold; where a large item broke
-it, it goes on with the first smaller one that fits. The sums that physics needs are kept for every
-start, so that a question costs the same for ten adapters as for a thousand. Whom to ask is the
-caller's: the model that the twin taught, or physics as the twin set it right.
+it, it goes on with the first smaller one that fits. Sums are kept as items come and go, so that a
+question costs the same for ten adapters as for a thousand. Whom to ask is the caller's: the model
+that the twin taught, or physics as the twin set it right.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from lorapack.fleet.adapter import at_rates
 from lorapack.packer.evaluate import max_lora_rank_for
+from lorapack.packer.fullness import largest_count
 from lorapack.packer.greedy import HoldsNowhere, too_few
 from lorapack.packer.placement import GpuPlacement, Item, apart, item_order
-from lorapack.twin.physics import Asking, WorkSums
+from lorapack.twin.physics import WorkSums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lorapack.fleet.adapter import Adapter
+    from lorapack._native import Work
     from lorapack.packer.problem import GpuKind, Problem
+    from lorapack.packer.works import Works
 
 MOST_LEVELLED = 16
 """Plans of more GPUs are left as filled: one GPU's slack is nothing to so many."""
@@ -39,18 +40,36 @@ LARGE = 0.02
 GAPS = 6
 """Times such a gap is looked into, a GPU."""
 
+FIRST_STEP = 64
+"""Steps away from a guess begin at this part of it."""
+
+TOO_FULL = 2.0
+"""Any fullness well above 1."""
+
 
 class Chooser(Protocol):
     """Says with which slots a GPU may be expected to hold."""
 
-    def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
-        """The best number of slots; None where it is expected to hold with none.
+    def holds(self, sums: WorkSums, n: int, rank: int) -> bool:
+        """Whether it does with some slots.
 
         Args:
             sums: What its adapters ask for.
             n: How many of them take a slot.
             rank: The rank that slots are made for.
         """
+        ...
+
+    def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
+        """The best number of slots; None where it is expected to hold with none."""
+        ...
+
+    def expected(self, sums: WorkSums, n: int, rank: int) -> float:
+        """How full it seems at a glance: about 1 where `holds` ends."""
+        ...
+
+    def learn(self, sums: WorkSums, n: int, rank: int) -> None:
+        """Told of a GPU that is full, to which no more was to be added."""
         ...
 
 
@@ -72,12 +91,14 @@ class QuickFill:
         kind: The GPU.
         chooser: Whom to ask.
         margin: Questions are asked at rates this much higher.
+        works: What items ask of the GPU.
         believed: By how much more, or less, each item's rate counts; left out: as it is.
     """
 
     kind: GpuKind
     chooser: Chooser
     margin: float
+    works: Works
     believed: Mapping[tuple[str, float], float] = field(default_factory=dict)
 
     def place(
@@ -104,11 +125,17 @@ class QuickFill:
             return gpus
         least = 1.0 + self.margin
         most = least * (n_gpus / len(gpus)) * (1.0 + MOST_MORE)
-        found = self.level(ordered, n_gpus, (least, most), LEVELLINGS + bool(more))
+        known = gpus if n_gpus == len(gpus) else None
+        found = self.level(ordered, n_gpus, (least, most), LEVELLINGS + bool(more), known)
         return gpus if found is None else found[0]
 
     def level(
-        self, ordered: Sequence[Item], n_gpus: int, between: tuple[float, float], halvings: int
+        self,
+        ordered: Sequence[Item],
+        n_gpus: int,
+        between: tuple[float, float],
+        halvings: int,
+        known: list[GpuPlacement] | None = None,
     ) -> tuple[list[GpuPlacement], float] | None:
         """The items on so many GPUs with about the most traffic that they are expected to hold.
 
@@ -117,12 +144,13 @@ class QuickFill:
             n_gpus: At most.
             between: Factors on traffic between which the most is looked for.
             halvings: Of what is between.
+            known: The items with the least traffic, where they were filled before.
 
         Returns:
             The GPUs and the factor; None where not even the least does.
         """
         low, high = between
-        gpus = self._filled(ordered, low, n_gpus)
+        gpus = known or self._filled(ordered, low, n_gpus)
         if gpus is None:
             return None
         best = (gpus, low)
@@ -148,29 +176,53 @@ class QuickFill:
         self, ordered: Sequence[Item], factor: float, most: int | None = None
     ) -> list[GpuPlacement] | None:
         """GPU after GPU, each to its limit; None if more than `most` are needed."""
-        left = deque(zip(ordered, self.loads(ordered, factor), strict=True))
+        filling = _Filling(self, ordered, self.factors(ordered, factor))
+        left = deque(range(len(ordered)))
         gpus: list[GpuPlacement] = []
         guess = 1
         while left:
             if len(gpus) == most:
                 return None
-            start = _Start(self, left)
+            start = _Start(filling, left)
             guess = start.longest(guess)
-            gpus.append(GpuPlacement(self.kind, start.take(), start.slots))
+            gpus.append(GpuPlacement(self.kind, start.take(), start.slots()))
         return gpus
 
-    def loads(self, ordered: Sequence[Item], factor: float) -> Sequence[Adapter]:
-        """The loads at the rates that are asked about, in order."""
-        if not self.believed:
-            return at_rates([item.load for item in ordered], factor)
-        alike: dict[float, list[int]] = {}
-        for place, item in enumerate(ordered):
-            alike.setdefault(self.believed.get(item.key, 1.0), []).append(place)
-        loads: dict[int, Adapter] = {}
-        for belief, places in alike.items():
-            raised = at_rates([ordered[place].load for place in places], factor * belief)
-            loads.update(zip(places, raised, strict=True))
-        return [loads[place] for place in range(len(ordered))]
+    def factors(self, items: Sequence[Item], factor: float) -> list[float]:
+        """What each item's rate is multiplied with when a factor is asked about."""
+        believed = self.believed
+        if not believed:
+            return [factor] * len(items)
+        return [factor * believed.get(item.key, 1.0) for item in items]
+
+
+@dataclass
+class _Filling:
+    """Items in packing order, at the rates that are asked about.
+
+    Attributes:
+        fill: Who asks.
+        items: The items.
+        factors: What each one's rate is multiplied with.
+    """
+
+    fill: QuickFill
+    items: Sequence[Item]
+    factors: Sequence[float]
+    ranks: list[int] = field(init=False)
+    keeps_apart: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ranks = [item.load.rank for item in self.items]
+        self.keeps_apart = any(apart(item) for item in self.items)
+
+    def work(self, place: int, rank: int) -> Work:
+        """What an item asks of a GPU with slots of a rank."""
+        return self.fill.works.work(self.items[place].load, rank).at_rate(self.factors[place])
+
+    def rate_rps(self, place: int) -> float:
+        """The rate that is asked about."""
+        return self.items[place].load.rate_rps * self.factors[place]
 
 
 @dataclass
@@ -178,31 +230,28 @@ class _Start:
     """How much of what is left one GPU takes.
 
     Attributes:
-        fill: Who asks.
-        left: Items not yet looked at, and their loads at the rates that are asked about.
+        filling: The items.
+        left: Places of items not yet looked at.
         seen: Those looked at, in order.
-        chosen: Places in `seen` of those that are to share the GPU.
-        sums: What the first 1, 2, ... of the chosen ask for.
-        takes_slot: How many of the first 1, 2, ... take a slot.
-        slots: With which the longest start known holds.
+        chosen: Of `seen`, the places of those that are to share the GPU.
     """
 
-    fill: QuickFill
-    left: deque[tuple[Item, Adapter]]
-    seen: list[tuple[Item, Adapter]] = field(default_factory=list)
+    filling: _Filling
+    left: deque[int]
+    seen: list[int] = field(default_factory=list)
     chosen: list[int] = field(default_factory=list)
-    sums: list[WorkSums] = field(default_factory=list)
-    takes_slot: list[int] = field(default_factory=list)
-    slots: int = 0
+    _works: list[Work] = field(default_factory=list)
+    _sums: WorkSums = field(default_factory=WorkSums)
+    _summed: int = 0
     _held: int = 0
     _next: int = 0
     _groups: set[str] = field(default_factory=set)
     _rank: int = field(init=False)
-    _asking: Asking = field(init=False)
+    _chooser: Chooser = field(init=False)
 
     def __post_init__(self) -> None:
-        self._rank = max_lora_rank_for([self.left[0][1]])
-        self._asking = Asking.of(self.fill.kind.profile, self._rank)
+        self._rank = max_lora_rank_for([self.filling.items[self.left[0]].load])
+        self._chooser = self.filling.fill.chooser
 
     def longest(self, guess: int) -> int:
         """How many hold together.
@@ -210,26 +259,33 @@ class _Start:
         Raises:
             HoldsNowhere: Not even the first does.
         """
-        self._gallop(guess)
+        expected, _ = largest_count(self._expected, guess, len(self.left))
+        self._gallop(max(expected, 1))
         for _ in range(GAPS):
             if not self._skip_large():
                 break
             self._gallop(self._held + 1)
+        if self._held < len(self.chosen):
+            self._chooser.learn(*self._sums_of(self._held), self._rank)
         return self._held
+
+    def slots(self) -> int:
+        """The best number of slots for those that hold."""
+        slots = self._chooser.slots(*self._sums_of(self._held), self._rank)
+        assert slots is not None, "a GPU that holds does so with some slots"
+        return slots
 
     def take(self) -> tuple[Item, ...]:
         """Those that hold; the others go back where they came from."""
         taken = self.chosen[: self._held]
-        items = tuple(self.seen[place][0] for place in taken)
         gone = set(taken)
-        rest = [pair for place, pair in enumerate(self.seen) if place not in gone]
-        self.left.extendleft(reversed(rest))
-        return items
+        self.left.extendleft(place for place in reversed(self.seen) if place not in gone)
+        return tuple(self.filling.items[place] for place in taken)
 
     def _gallop(self, guess: int) -> None:
-        """Galloping from a guess, then bisection."""
+        """Steps away from a guess that double, then bisection."""
         broke: int | None = None
-        count, step = self._look(max(guess, self._held + 1)), max(1, guess // 16)
+        count, step = self._look(max(guess, self._held + 1)), max(1, guess // FIRST_STEP)
         if count == self._held:
             return
         while broke is None or broke - self._held > 1:
@@ -244,7 +300,7 @@ class _Start:
             elif self._held == 0:
                 count, step = max(1, broke - step), 2 * step
                 if broke == 1:
-                    raise HoldsNowhere(self.left[0][0] if not self.seen else self.seen[0][0])
+                    raise HoldsNowhere(self.filling.items[self.chosen[0]])
             else:
                 count = (self._held + broke) // 2
 
@@ -255,25 +311,23 @@ class _Start:
         """
         if self._held == len(self.chosen):
             return False
-        broke = self.chosen[self._held]
-        traffic = sum(self.seen[place][1].rate_rps for place in self.chosen[: self._held])
-        if self.seen[broke][1].rate_rps <= LARGE * traffic:
+        broke, rate = self.chosen[self._held], self.filling.rate_rps
+        if rate(broke) <= LARGE * sum(rate(place) for place in self.chosen[: self._held]):
             return False
-        found = self._first_that_fits(broke + 1)
+        found = self._first_that_fits(self.seen.index(broke) + 1)
         if found is None:
             return False
-        kept = self.chosen[: self._held]
+        self._sums_of(self._held)
         self.chosen[self._held :] = []
-        self.sums[self._held :] = []
-        self.takes_slot[self._held :] = []
-        self._groups = {group for place in kept for group in apart(self.seen[place][0])}
+        self._works[self._held :] = []
+        self._groups = {g for place in self.chosen for g in apart(self.filling.items[place])}
         while len(self.seen) <= found:
             self.seen.append(self.left.popleft())
         self._next = found
         return True
 
     def _first_that_fits(self, start: int) -> int | None:
-        """The first place of an item that fits beside what is held: rank by rank, by bisection."""
+        """The first index of an item that fits beside what is held: rank by rank, by bisection."""
         n_all = len(self.seen) + len(self.left)
         while start < n_all:
             end = self._end_of_rank(start, n_all)
@@ -288,50 +342,63 @@ class _Start:
 
     def _end_of_rank(self, start: int, n_all: int) -> int:
         """One past the last item of the rank of the one at `start`."""
-        rank = self._at(start)[1].rank
+        ranks = self.filling.ranks
+        rank = ranks[self._at(start)]
         low, high = start, n_all
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._at(middle)[1].rank == rank else (low, middle)
+            low, high = (middle, high) if ranks[self._at(middle)] == rank else (low, middle)
         return high
 
-    def _at(self, place: int) -> tuple[Item, Adapter]:
+    def _at(self, index: int) -> int:
+        """The place of an item, looked at or not."""
         n_seen = len(self.seen)
-        return self.seen[place] if place < n_seen else self.left[place - n_seen]
+        return self.seen[index] if index < n_seen else self.left[index - n_seen]
 
-    def _fits(self, place: int) -> bool:
+    def _fits(self, index: int) -> bool:
         """Whether one more item is expected to hold beside what is held."""
-        _, load = self._at(place)
-        sums = self.sums[self._held - 1].copy()
-        sums.add(self._asking.work(load))
-        n = self.takes_slot[self._held - 1] + (not load.is_base)
-        return self.fill.chooser.slots(sums, n, self._rank) is not None
+        sums, _ = self._sums_of(self._held)
+        work = self.filling.work(self._at(index), self._rank)
+        sums.add(work)
+        fits = self._chooser.holds(sums, sums.n_adapters, self._rank)
+        sums.remove(work)
+        return fits
 
     def _look(self, count: int) -> int:
         """Looks at so many that may share a GPU; returns how many there are, at most that."""
+        filling = self.filling
         while len(self.chosen) < count:
             if self._next == len(self.seen):
                 if not self.left:
                     break
                 self.seen.append(self.left.popleft())
-            item, load = self.seen[self._next]
+            place = self.seen[self._next]
             self._next += 1
-            groups = apart(item)
-            if not self._groups.isdisjoint(groups):
-                continue
-            self._groups.update(groups)
-            sums = self.sums[-1].copy() if self.sums else WorkSums()
-            sums.add(self._asking.work(load))
-            self.chosen.append(self._next - 1)
-            self.sums.append(sums)
-            before = self.takes_slot[-1] if self.takes_slot else 0
-            self.takes_slot.append(before + (not load.is_base))
+            if filling.keeps_apart:
+                groups = apart(filling.items[place])
+                if not self._groups.isdisjoint(groups):
+                    continue
+                self._groups.update(groups)
+            self.chosen.append(place)
+            self._works.append(filling.work(place, self._rank))
         return min(count, len(self.chosen))
 
+    def _sums_of(self, count: int) -> tuple[WorkSums, int]:
+        """What the first so many ask for, and how many of them take a slot."""
+        sums, works = self._sums, self._works
+        for work in works[self._summed : count]:
+            sums.add(work)
+        for work in works[count : self._summed]:
+            sums.remove(work)
+        self._summed = count
+        return sums, sums.n_adapters
+
     def _holds(self, count: int) -> bool:
-        """Whether the first so many hold with some slots, of which the best are kept."""
-        n, sums = self.takes_slot[count - 1], self.sums[count - 1]
-        slots = self.fill.chooser.slots(sums, n, self._rank)
-        if slots is not None:
-            self.slots = slots
-        return slots is not None
+        """Whether the first so many hold with some slots."""
+        return self._chooser.holds(*self._sums_of(count), self._rank)
+
+    def _expected(self, count: int) -> float:
+        """How full the first so many seem; too full where there are not so many."""
+        if self._look(count) < count:
+            return TOO_FULL
+        return self._chooser.expected(*self._sums_of(count), self._rank)

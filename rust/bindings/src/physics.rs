@@ -53,6 +53,14 @@ impl Work {
             disk_load_s,
         })
     }
+
+    /// The same adapter with its rate multiplied.
+    fn at_rate(&self, factor: f64) -> Self {
+        Work(AdapterWork {
+            rate_rps: self.0.rate_rps * factor,
+            ..self.0
+        })
+    }
 }
 
 /// Sums over the adapters on a GPU; exact, so their order leaves no trace.

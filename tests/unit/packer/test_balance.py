@@ -20,6 +20,7 @@ from lorapack.packer.pool import kind_of
 from lorapack.packer.problem import Problem
 from lorapack.packer.quick_fill import QuickFill
 from lorapack.packer.verify import Judges, doubt
+from lorapack.packer.works import Works
 from lorapack.profile.profile import Profile
 from lorapack.twin.physics import FEATURE_INDEX, Physics
 from lorapack.twin.service_level import SERVICE_LEVELS
@@ -108,8 +109,17 @@ class Room:
         self.questions = 0
 
     def slots(self, sums, n, rank):
+        return n if self.holds(sums, n, rank) else None
+
+    def holds(self, sums, n, rank):
         self.questions += 1
-        return n if self.rate_of(sums) <= 10.0 + 1e-9 else None
+        return self.rate_of(sums) <= 10.0 + 1e-9
+
+    def expected(self, sums, n, rank):
+        return self.rate_of(sums) / 10.0
+
+    def learn(self, sums, n, rank):
+        pass
 
     def rate_of(self, sums):
         row = Physics.of(PROFILE, max_lora_rank=8).features(
@@ -121,7 +131,7 @@ class Room:
 def test_large_item_that_does_not_fit_is_passed_over_for_smaller_ones() -> None:
     rates = [6.0, 5.0, 3.0, 0.9, 0.8]
     items = whole(Adapter(f"a{i}", 8, rate) for i, rate in enumerate(rates))
-    gpus = QuickFill(KIND, Room(), margin=0.0).fill(items, 1.0)
+    gpus = QuickFill(KIND, Room(), margin=0.0, works=Works(PROFILE)).fill(items, 1.0)
     assert gpus is not None
     assert [[item.load.rate_rps for item in gpu.items] for gpu in gpus] == [
         [6.0, 3.0, 0.9],

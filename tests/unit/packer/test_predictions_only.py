@@ -23,6 +23,7 @@ from lorapack.packer.problem import Problem
 from lorapack.packer.quick_fill import QuickFill
 from lorapack.packer.settings import Settings
 from lorapack.packer.solve import solve, solve_from
+from lorapack.packer.works import Works
 from lorapack.profile.profile import Profile
 from lorapack.twin.service_level import SERVICE_LEVELS
 
@@ -80,7 +81,7 @@ def test_every_gpu_is_predicted_to_hold_with_the_seed_margin() -> None:
 def test_a_gpu_is_not_closed_while_the_next_in_line_would_hold() -> None:
     judge = PredictedJudge(INTERACTIVE)
     items = whole(Adapter(f"a{i:03d}", 16, 0.1) for i in range(500))
-    fill = QuickFill(kind_of(PROFILE), by_prediction(judge), margin=0.0)
+    fill = QuickFill(kind_of(PROFILE), by_prediction(judge), margin=0.0, works=Works(PROFILE))
     gpus = fill.fill(items, 1.0)
     assert gpus is not None
     assert len(gpus) > 1
@@ -95,7 +96,12 @@ def test_a_gpu_is_not_closed_while_the_next_in_line_would_hold() -> None:
 def test_slack_is_shared_out_on_few_gpus() -> None:
     gpus, _ = predicted([Adapter(f"a{i:03d}", 16, 0.1) for i in range(300)])
     sizes = [len(gpu.items) for gpu in gpus]
-    fill = QuickFill(kind_of(PROFILE), by_prediction(PredictedJudge(INTERACTIVE)), margin=0.03)
+    fill = QuickFill(
+        kind_of(PROFILE),
+        by_prediction(PredictedJudge(INTERACTIVE)),
+        margin=0.03,
+        works=Works(PROFILE),
+    )
     full = fill.fill(whole(Adapter(f"a{i:03d}", 16, 0.11) for i in range(300)), 1.03)
     assert full is not None
     assert len(full) == len(gpus)
