@@ -21,7 +21,6 @@ from lorapack.packer.margins import LADDER, TOP, breaks_at, most_traffic
 from lorapack.packer.placement import item_order
 from lorapack.packer.quick_fill import QuickFill
 from lorapack.packer.verify import CROWDED_MARGIN, PROOF_MARGIN
-from lorapack.packer.works import Works
 from lorapack.twin.physics import WorkSums
 from lorapack.twin.trial import n_adapters
 
@@ -89,8 +88,8 @@ class Balance:
         limit = first_load(self.steer.slo)
         self._slots = LoadSlots(guide, limit)
         slots = LoadSlots(guide, limit, SHORT)
-        works, believed = Works(self.kind.profile), self.steer.lessons.believed
-        self._fill = QuickFill(self.kind, slots, self.margin, works, believed)
+        lessons = self.steer.lessons
+        self._fill = QuickFill(self.kind, slots, self.margin, lessons.works, lessons.believed)
 
     def fewest(
         self, items: Sequence[Item], max_gpus: int | None = None, more: int = 0
@@ -228,6 +227,6 @@ class Balance:
         rank, sums = gpu.max_lora_rank, WorkSums()
         factors = self._fill.factors(gpu.items, factor)
         for load, own in zip(gpu.loads, factors, strict=True):
-            sums.add(self._fill.works.work(load, rank).at_rate(own))
+            sums.add(self.steer.lessons.works.work(load, self.kind.profile, rank).at_rate(own))
         fullness = self._slots.fullness(sums, gpu.max_loras, sums.n_adapters, rank)
         return max(fullness, LEAST_FULL)

@@ -55,7 +55,7 @@ def _bound(problem: Problem, full: Sequence[Full], judges: Judges, *, improve: b
     items = [item for entry in full for item in entry.gpu.items]
     kinds = problem.kinds_for(items[0].load)
     if len(items) > MOST_EXACT:
-        search = search_on_plan(full, kinds, judges.level, judges.slo)
+        search = search_on_plan(full, kinds, judges.level, judges.slo, judges.lessons.works)
         bound = searched_bound(search, places_of(full), improve=improve)
     else:
         sizes = sizes_on_surface(items, kinds, full, judges.level, judges.slo)

@@ -58,11 +58,10 @@ class Guide:
     rules: Sequence[SlotRule]
     _physics: dict[int, Physics] = field(default_factory=dict)
     _beside: tuple[Sequence[Item], int, WorkSums, int] | None = None
-    _works: Works = field(init=False)
+    _works: Works = field(default_factory=Works)
     _capacity: KvCapacity = field(init=False)
 
     def __post_init__(self) -> None:
-        self._works = Works(self.profile)
         self._capacity = KvCapacity(self.profile, self.evaluator)
 
     def rank(self, items: Sequence[Item]) -> int:
@@ -102,7 +101,7 @@ class Guide:
         if self._beside is None or self._beside[0] is not beside or self._beside[1] != rank:
             self._beside = (beside, rank, *self.sums(beside, rank))
         _, _, sums, n = self._beside
-        work = self._works.work(item.load, max(rank, item.load.rank))
+        work = self._works.work(item.load, self.profile, max(rank, item.load.rank))
         sums.add(work)
         figure, _ = self.best(sums, n + (not item.load.is_base), rank)
         sums.remove(work)
@@ -139,7 +138,7 @@ class Guide:
                 continue
             if not groups.isdisjoint(own):
                 continue
-            work = self._works.work(item.load, rank)
+            work = self._works.work(item.load, self.profile, rank)
             sums.add(work)
             more = n + (not item.load.is_base)
             figure = self._figure(sums, rule, more, rank)
@@ -160,7 +159,7 @@ class Guide:
 
     def sums(self, items: Sequence[Item], rank: int) -> tuple[WorkSums, int]:
         """What items ask for in all, and how many of them take a slot."""
-        sums = self._works.sums((item.load for item in items), rank)
+        sums = self._works.sums((item.load for item in items), self.profile, rank)
         return sums, sum(not item.load.is_base for item in items)
 
     def load_and_pressure(

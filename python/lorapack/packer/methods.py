@@ -98,7 +98,7 @@ def _placed_quickly(
         if problem.objective == "latency":
             return None
         slots = PredictedSlots(steer.level, kind.profile, slot_rules(steer.slo))
-        fill = QuickFill(kind, slots, settings.seed_margin, steer.level.works(kind.profile))
+        fill = QuickFill(kind, slots, settings.seed_margin, steer.lessons.works)
         return fill.place(items, problem.n_gpus, problem.spare_gpus)
     if not is_balanced(problem, (kind,), items):
         return None

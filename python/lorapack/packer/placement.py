@@ -174,9 +174,13 @@ def by_kinds(
     problem: Problem, items: Sequence[Item]
 ) -> list[tuple[tuple[GpuKind, ...], list[Item]]]:
     """Items grouped by the kinds of GPU that serve their base model."""
+    by_model: dict[str | None, list[Item]] = {}
     groups: dict[tuple[int, ...], tuple[tuple[GpuKind, ...], list[Item]]] = {}
     for item in items:
-        kinds = problem.kinds_for(item.load)
-        key = tuple(id(kind) for kind in kinds)
-        groups.setdefault(key, (kinds, []))[1].append(item)
+        model = item.load.model
+        if model not in by_model:
+            kinds = problem.kinds_for(item.load)
+            key = tuple(id(kind) for kind in kinds)
+            by_model[model] = groups.setdefault(key, (kinds, []))[1]
+        by_model[model].append(item)
     return list(groups.values())

@@ -14,7 +14,7 @@ import numpy as np
 from lorapack.packer.guide import LOAD, MOST_PRESSURE, PRESSURE, first_load
 from lorapack.packer.kv_capacity import KvCapacity
 from lorapack.packer.online import CAUTION
-from lorapack.packer.verify import Judges
+from lorapack.packer.verify import Judges, Lessons
 from lorapack.packer.works import Works
 from lorapack.predictor.predictor import Predictor
 from lorapack.predictor.targets import Prediction
@@ -63,14 +63,15 @@ class PredictedJudge:
         slo: The service level.
         given: Models that `lorapack train` wrote; for other profiles those that come with them.
         host_memory_gib: Host memory of a GPU for adapters in the CPU cache; None: ample.
+        works: What adapters ask of GPUs.
     """
 
     slo: ServiceLevel
     given: tuple[Predictor, ...] = ()
     host_memory_gib: float | None = None
+    works: Works = field(default_factory=Works, repr=False)
     _models: dict[int, Predictor] = field(default_factory=dict, repr=False)
     _limits: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
-    _works: dict[int, Works] = field(default_factory=dict, repr=False)
     _physics: dict[tuple[int, int], Physics] = field(default_factory=dict, repr=False)
     _rule: TwinJudge = field(init=False, repr=False)
 
@@ -169,12 +170,6 @@ class PredictedJudge:
             self._models[id(profile)] = named[0] if named else Predictor.load(profile)
         return self._models[id(profile)]
 
-    def works(self, profile: Profile) -> Works:
-        """What adapters ask of a profile's GPUs."""
-        if id(profile) not in self._works:
-            self._works[id(profile)] = Works(profile)
-        return self._works[id(profile)]
-
     def row(
         self, profile: Profile, sums: WorkSums, max_loras: int, max_lora_rank: int, tokens: int
     ) -> NDArray[np.float32]:
@@ -204,7 +199,7 @@ class PredictedJudge:
 
     def _features(self, trial: Trial) -> NDArray[np.float32]:
         profile, slots, rank = trial.profile, trial.max_loras, trial.max_lora_rank
-        sums = self.works(profile).sums(trial.adapters, rank, trial.rate_factor)
+        sums = self.works.sums(trial.adapters, profile, rank, trial.rate_factor)
         return self.row(profile, sums, slots, rank, self.kv_cache_tokens(profile, slots, rank))
 
 
@@ -214,13 +209,14 @@ def predicted_judges(problem: Problem, settings: Settings) -> Judges:
     Raises:
         InputError: A profile has no model.
     """
+    lessons = Lessons()
     level, relaxed = (
-        PredictedJudge(slo, settings.predictors, problem.host_memory_gib)
+        PredictedJudge(slo, settings.predictors, problem.host_memory_gib, lessons.works)
         for slo in (problem.slo, problem.batch_slo)
     )
     for kind in problem.pool:
         level.model(kind.profile)
-    return Judges(level, relaxed, problem.slo, problem.batch_slo)
+    return Judges(level, relaxed, problem.slo, problem.batch_slo, lessons=lessons)
 
 
 @dataclass

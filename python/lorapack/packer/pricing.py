@@ -19,7 +19,6 @@ from lorapack.packer.evaluate import max_lora_rank_for, slot_rules
 from lorapack.packer.fullness import LoadSlots, largest_count
 from lorapack.packer.guide import Guide, first_load
 from lorapack.packer.knots import Knots
-from lorapack.packer.works import Works
 from lorapack.twin.physics import WorkSums
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from lorapack.packer.placement import GpuPlacement, Item
     from lorapack.packer.problem import GpuKind
     from lorapack.packer.surface import Full
+    from lorapack.packer.works import Works
     from lorapack.twin.service_level import ServiceLevel
 
     Floats = NDArray[np.float64]
@@ -147,7 +147,8 @@ class GpuClass:
         return self.slots.least_full(sums, sums.n_adapters, self.rank)[0]
 
     def _work(self, place: int) -> Work:
-        return self.works.work(self.items[place].load, self.rank).at_rate(self.beliefs[place])
+        load, profile = self.items[place].load, self.slots.guide.profile
+        return self.works.work(load, profile, self.rank).at_rate(self.beliefs[place])
 
 
 @dataclass
@@ -205,7 +206,11 @@ class PricingSearch:
 
 
 def search_on_plan(
-    full: Sequence[Full], kinds: Sequence[GpuKind], evaluator: Evaluator, slo: ServiceLevel
+    full: Sequence[Full],
+    kinds: Sequence[GpuKind],
+    evaluator: Evaluator,
+    slo: ServiceLevel,
+    works: Works,
 ) -> PricingSearch:
     """A search on the surface that the GPUs of a plan show; items are numbered as they hold them.
 
@@ -214,18 +219,18 @@ def search_on_plan(
         kinds: GPUs to be had.
         evaluator: For what memory allows.
         slo: The service level.
+        works: What adapters ask of GPUs.
     """
     slots = {
         id(kind): LoadSlots(Guide(kind.profile, evaluator, slot_rules(slo)), first_load(slo))
         for kind in kinds
     }
     items = [item for entry in full for item in entry.gpu.items]
-    works = {id(kind): Works(kind.profile) for kind in kinds}
     beliefs = _beliefs(full, slots, works)
     own = {rank: max_lora_rank_for([i.load]) for rank, i in {i.load.rank: i for i in items}.items()}
     ranks = np.array([own[item.load.rank] for item in items])
     classes = {
-        (id(kind), rank): GpuClass(slots[id(kind)], rank, items, beliefs, works[id(kind)])
+        (id(kind), rank): GpuClass(slots[id(kind)], rank, items, beliefs, works)
         for kind in kinds
         for rank in np.unique(ranks).tolist()
         if slots[id(kind)].guide.slot_limit(rank)
@@ -286,15 +291,10 @@ def _fullest(full: Sequence[Full], classes: Sequence[tuple[int, int]]) -> dict[i
     }
 
 
-def _beliefs(
-    full: Sequence[Full], slots: Mapping[int, LoadSlots], works: Mapping[int, Works]
-) -> Floats:
+def _beliefs(full: Sequence[Full], slots: Mapping[int, LoadSlots], works: Works) -> Floats:
     """By how much more each item's rate counts: as its GPU says, or those near that were asked."""
     told = [(i, entry.factor) for i, entry in enumerate(full) if entry.factor is not None]
-    known = []
-    for i, factor in told:
-        key = id(full[i].gpu.kind)
-        known.append(_belief(full[i].gpu, factor, slots[key], works[key]))
+    known = [_belief(full[i].gpu, factor, slots[id(full[i].gpu.kind)], works) for i, factor in told]
     each = np.interp(np.arange(len(full)), [i for i, _ in told], known) if told else np.ones(1)
     beliefs: Floats = np.repeat(np.broadcast_to(each, len(full)), [len(e.gpu.items) for e in full])
     return beliefs
@@ -307,7 +307,7 @@ def _belief(gpu: GpuPlacement, factor: float, slots: LoadSlots, works: Works) ->
     """
     belief = 1.0
     for _ in range(CALIBRATIONS):
-        sums = works.sums(gpu.loads, gpu.max_lora_rank, factor * belief)
+        sums = works.sums(gpu.loads, gpu.kind.profile, gpu.max_lora_rank, factor * belief)
         fullness, _slots = slots.least_full(sums, sums.n_adapters, gpu.max_lora_rank)
         belief /= max(fullness, LEAST)
     return belief

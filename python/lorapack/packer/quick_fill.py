@@ -218,7 +218,8 @@ class _Filling:
 
     def work(self, place: int, rank: int) -> Work:
         """What an item asks of a GPU with slots of a rank."""
-        return self.fill.works.work(self.items[place].load, rank).at_rate(self.factors[place])
+        fill, load = self.fill, self.items[place].load
+        return fill.works.work(load, fill.kind.profile, rank).at_rate(self.factors[place])
 
     def rate_rps(self, place: int) -> float:
         """The rate that is asked about."""

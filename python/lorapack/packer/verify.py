@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from lorapack.packer.evaluate import SlotSearch, slot_rules
 from lorapack.packer.placement import GpuPlacement, Item, may_join, with_one_more
 from lorapack.packer.spread import cut_evenly, spread
+from lorapack.packer.works import Works
 from lorapack.twin.trial import n_adapters
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Lessons:
         doubts: Item -> by how much more, still, since a GPU with it failed.
         n_gpus: Profile -> the fewest GPUs on which its items were found to hold.
         filled: Profiles and numbers of GPUs that were found to do.
+        works: What adapters ask of GPUs.
     """
 
     rungs: dict[GpuPlacement, tuple[int, int]] = field(default_factory=dict)
@@ -84,6 +86,7 @@ class Lessons:
     doubts: dict[tuple[str, float], float] = field(default_factory=dict)
     n_gpus: dict[str, int] = field(default_factory=dict)
     filled: set[tuple[str, int]] = field(default_factory=set)
+    works: Works = field(default_factory=Works, repr=False)
 
 
 @dataclass(frozen=True)

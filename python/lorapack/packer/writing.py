@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import count
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from lorapack.packer.bound import true_bound
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lorapack.packer.settings import Settings
     from lorapack.packer.verify import Judges, Proof
     from lorapack.profile.memory import MemoryPlan
+    from lorapack.twin.scenario import Scenario
     from lorapack.twin.trial import Verdict
 
 
@@ -182,7 +184,7 @@ def planned_gpu(
         failing_probability: That another seed breaks the level.
     """
     profile = gpu.kind.profile
-    engine = scenario_of(gpu.trial(), HOUR, problem.seed).engine
+    engine = _scenario_of_one(gpu, problem.seed).engine
     return PlannedGpu(
         gpu=name,
         profile=profile.name,
@@ -203,14 +205,27 @@ def planned_gpu(
     )
 
 
+def _scenario_of_one(gpu: GpuPlacement, seed: int) -> Scenario:
+    """With the settings of the whole GPU, on which no other adapter has a say."""
+    trial = gpu.trial()
+    largest = max(trial.adapters, key=lambda load: load.rank)
+    alone = replace(trial, adapters=(largest,), max_cpu_loras=trial.cpu_loras)
+    return scenario_of(alone, HOUR, seed)
+
+
+_EXTRA = ("prompt_tokens", "output_tokens", "gaps", "model", "pin", "keep_apart")
+_LAWS = ("lengths", "prompt_sigma", "output_sigma", "correlation")
+_extra_of, _laws_of = attrgetter(*_EXTRA), attrgetter(*_LAWS)
+
+
 def _planned_adapter(problem: Problem, item: Item) -> PlannedAdapter:
     """An item as plans write it, its rate as stated."""
     load = item.load
-    names = ("prompt_tokens", "output_tokens", "gaps", "model", "pin", "keep_apart")
-    extra = {name: getattr(load, name) for name in names if getattr(load, name) is not None}
+    values = zip(_EXTRA, _extra_of(load), strict=True)
+    extra = {name: value for name, value in values if value is not None}
     if load.lengths != "profile":
-        laws = ("lengths", "prompt_sigma", "output_sigma", "correlation")
-        extra |= {name: getattr(load, name) for name in laws if getattr(load, name) is not None}
+        laws = zip(_LAWS, _laws_of(load), strict=True)
+        extra |= {name: value for name, value in laws if value is not None}
     return PlannedAdapter(
         adapter=item.name,
         share=item.share,

@@ -131,7 +131,7 @@ class Room:
 def test_large_item_that_does_not_fit_is_passed_over_for_smaller_ones() -> None:
     rates = [6.0, 5.0, 3.0, 0.9, 0.8]
     items = whole(Adapter(f"a{i}", 8, rate) for i, rate in enumerate(rates))
-    gpus = QuickFill(KIND, Room(), margin=0.0, works=Works(PROFILE)).fill(items, 1.0)
+    gpus = QuickFill(KIND, Room(), margin=0.0, works=Works()).fill(items, 1.0)
     assert gpus is not None
     assert [[item.load.rate_rps for item in gpu.items] for gpu in gpus] == [
         [6.0, 3.0, 0.9],

@@ -81,7 +81,7 @@ def test_every_gpu_is_predicted_to_hold_with_the_seed_margin() -> None:
 def test_a_gpu_is_not_closed_while_the_next_in_line_would_hold() -> None:
     judge = PredictedJudge(INTERACTIVE)
     items = whole(Adapter(f"a{i:03d}", 16, 0.1) for i in range(500))
-    fill = QuickFill(kind_of(PROFILE), by_prediction(judge), margin=0.0, works=Works(PROFILE))
+    fill = QuickFill(kind_of(PROFILE), by_prediction(judge), margin=0.0, works=Works())
     gpus = fill.fill(items, 1.0)
     assert gpus is not None
     assert len(gpus) > 1
@@ -100,7 +100,7 @@ def test_slack_is_shared_out_on_few_gpus() -> None:
         kind_of(PROFILE),
         by_prediction(PredictedJudge(INTERACTIVE)),
         margin=0.03,
-        works=Works(PROFILE),
+        works=Works(),
     )
     full = fill.fill(whole(Adapter(f"a{i:03d}", 16, 0.11) for i in range(300)), 1.03)
     assert full is not None

@@ -20,6 +20,7 @@ from lorapack.packer.placement import GpuPlacement, whole
 from lorapack.packer.pool import kind_of
 from lorapack.packer.pricing import PricingSearch, search_on_plan
 from lorapack.packer.surface import Full
+from lorapack.packer.works import Works
 from lorapack.profile.profile import Profile
 from lorapack.twin.service_level import SERVICE_LEVELS
 
@@ -36,7 +37,7 @@ def plan_of(fleet: list[Adapter], n_gpus: int, factor: float | None = 1.0) -> li
 
 
 def search_of(full: list[Full]) -> PricingSearch:
-    return search_on_plan(full, [KIND], QuickEvaluator(), INTERACTIVE)
+    return search_on_plan(full, [KIND], QuickEvaluator(), INTERACTIVE, Works())
 
 
 def mixed(n: int = 400) -> list[Adapter]:
