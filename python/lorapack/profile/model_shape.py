@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -175,7 +176,7 @@ class ModelShape:
         """Outputs of the key projection, and of the value's."""
         return self.num_key_value_heads * self.head_dim
 
-    @property
+    @cached_property
     def linear_layers(self) -> tuple[LinearLayer, ...]:
         """The linear layers of one decoder layer, in the order in which the engine makes them."""
         hidden, wide = self.hidden_size, self.intermediate_size

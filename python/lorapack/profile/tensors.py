@@ -12,7 +12,7 @@ import functools
 from dataclasses import dataclass
 
 from lorapack.profile.allocator import CachingAllocator
-from lorapack.profile.model_shape import ModelShape
+from lorapack.profile.model_shape import LinearLayer, ModelShape
 
 EXTRA_VOCABULARY = 256
 """Rows for added tokens that vLLM 0.8.5 keeps for each slot (``--lora-extra-vocab-size``)."""
@@ -68,18 +68,19 @@ def _make_weights(
     allocator: CachingAllocator, model: ModelShape, extra_rows: int, max_loras: int
 ) -> None:
     hidden, element = model.hidden_size, model.dtype_bytes
+    linear_bytes = {layer.name: _linear_bytes(model, layer) for layer in model.linear_layers}
     allocator.take((model.vocab_size + extra_rows * max_loras) * hidden * element)
     for layer in range(model.num_hidden_layers):
-        _make_linear(allocator, model, "qkv_proj")
+        allocator.take(linear_bytes["qkv_proj"])
         if model.attention_bias:
             allocator.take((model.query_size + 2 * model.kv_size) * element)
-        _make_linear(allocator, model, "o_proj")
+        allocator.take(linear_bytes["o_proj"])
         for _ in range(model.family.head_norms):
             allocator.take(model.head_dim * element)
         if layer == 0:
             _make_rotary_table(allocator, model)
-        _make_linear(allocator, model, "gate_up_proj")
-        _make_linear(allocator, model, "down_proj")
+        allocator.take(linear_bytes["gate_up_proj"])
+        allocator.take(linear_bytes["down_proj"])
         for _ in range(model.family.norms):
             allocator.take(hidden * element)
     allocator.take(hidden * element)
@@ -89,10 +90,9 @@ def _make_weights(
         allocator.take(model.other_parameters * element)
 
 
-def _make_linear(allocator: CachingAllocator, model: ModelShape, name: str) -> None:
-    layer = next(layer for layer in model.linear_layers if layer.name == name)
+def _linear_bytes(model: ModelShape, layer: LinearLayer) -> int:
     weights = layer.in_features * sum(layer.slices)
-    allocator.take(round(weights * model.linear_weight_bits / 8))
+    return round(weights * model.linear_weight_bits / 8)
 
 
 def _make_rotary_table(allocator: CachingAllocator, model: ModelShape) -> None:
@@ -130,12 +130,14 @@ def _make_slots(
         allocator.take(a_slot_column * hidden)
         if extra:
             allocator.take(extra_table)
+    widths = [
+        width
+        for layer in model.linear_layers
+        for width in (*[layer.in_features] * len(layer.slices), *layer.slices)
+    ]
     for _ in range(model.num_hidden_layers):
-        for layer in model.linear_layers:
-            for _slice in layer.slices:
-                allocator.take(a_slot_column * layer.in_features)
-            for out_features in layer.slices:
-                allocator.take(a_slot_column * out_features)
+        for width in widths:
+            allocator.take(a_slot_column * width)
     if on_embedding:
         allocator.take(a_slot_column * hidden)
         allocator.take(a_slot_column * _padded_vocabulary(model.vocab_size + extra))

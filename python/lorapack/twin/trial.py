@@ -48,6 +48,10 @@ QUARTER = Horizon(duration_s=900.0, warmup_s=240.0, judge_until_s=720.0)
 """What searches judge on: a sixth of the hour's cost, and on all but the cliff the same answer."""
 
 
+FEW_SLOTS = 8
+"""Slots asked about first where the most of them are looked for."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One GPU to be judged.
@@ -154,16 +158,26 @@ class TwinJudge:
         """The most LoRA slots of that rank with which the engine starts; 0 if none does."""
         if not self.memory(profile, 1, max_lora_rank).starts:
             return 0
-        low, high = 1, 2
+        low, high = 1, FEW_SLOTS
         while self.memory(profile, high, max_lora_rank).starts:
-            low, high = high, 2 * high
+            low, high = high, max(high + 1, self._last_slot(profile, max_lora_rank, high))
+        step = 1
         while high - low > 1:
-            middle = (low + high) // 2
-            if self.memory(profile, middle, max_lora_rank).starts:
-                low = middle
+            # The limit is near where it first broke: steps down from there double.
+            aim, step = max(high - step, (low + high) // 2), 2 * step
+            if self.memory(profile, aim, max_lora_rank).starts:
+                low = aim
             else:
-                high = middle
+                high = aim
         return low
+
+    def _last_slot(self, profile: Profile, rank: int, slots: int) -> int:
+        """Where one sequence would just fit, by a straight line through 1 and so many slots."""
+        first, last = (self.memory(profile, n, rank).kv_cache_tokens for n in (1, slots))
+        if last >= first or slots == 1:
+            return 2 * slots
+        room = first - profile.engine.max_model_len
+        return min(1 + room * (slots - 1) // (first - last), 16 * slots)
 
     def kv_cache_tokens(self, profile: Profile, max_loras: int, max_lora_rank: int) -> int:
         """KV capacity of an engine, tokens; 0 if it does not start."""
