@@ -83,6 +83,8 @@ def searched_bound(search: PricingSearch, plan: Sequence[range], *, improve: boo
     for _ in range(SEARCHES if improve else 1):
         own = knots.prices(prices)
         found = search.most_valuable(own)
+        if not known:
+            found += search.most_valuable(own)
         of_plan = np.add.reduceat(own, starts)
         value = max(max(worth for _, worth in found), float(of_plan.max()))
         best = max(best, float(own.sum()) / value)

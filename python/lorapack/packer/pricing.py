@@ -2,8 +2,8 @@
 
 Whether a set fits is asked of physics, which the plan's own GPUs set right: the items of a GPU that
 breaks at t times its traffic count for so much more, or less, that physics says so, too. A search
-starts from what each item adds to the fullest GPU of the plan, takes the items that are worth most
-for that until the GPU is full, reckons anew what items add beside those, and does so once more.
+starts from what each item adds to the fullest GPU of the plan, and takes the items that are worth
+most for that until the GPU is full; the next starts from what items add beside those.
 """
 
 from __future__ import annotations
@@ -48,9 +48,6 @@ LEAST_GROWN = 0.1
 
 MOST_SEARCHED = 4_000
 """Items among which a search goes; of more, every so many-th by size."""
-
-ROUNDS = 2
-"""Times a search takes items anew."""
 
 PASSED_OVER = 8
 """Items tried in the gap that is left."""
@@ -176,18 +173,19 @@ class PricingSearch:
         self._sizes = self.knots.prices(self.shares)
 
     def most_valuable(self, prices: Floats) -> list[tuple[list[int], float]]:
-        """The sets found and what each is worth, class by class of GPU."""
+        """The sets found and what each is worth, class by class of GPU.
+
+        Asked again, it starts from what it found, and may find more.
+        """
         found = []
         for index, gpu in enumerate(self.classes):
             inside = (self.ranks[self.searched] <= gpu.rank) & (prices[self.searched] > 0.0)
             places = self.searched[inside]
             members = self.last.get(index, [])
-            for _ in range(ROUNDS if len(places) else 0):
-                sizes = self._sizes_beside(gpu, members) if members else self._sizes
-                order = places[np.argsort(-prices[places] / sizes[places], kind="stable")]
-                members = gpu.take(order, len(members))
-                found.append((members, float(prices[members].sum())))
-            self.last[index] = members
+            sizes = self._sizes_beside(gpu, members) if members else self._sizes
+            order = places[np.argsort(-prices[places] / sizes[places], kind="stable")]
+            self.last[index] = gpu.take(order, len(members)) if len(order) else []
+            found.append((self.last[index], float(prices[self.last[index]].sum())))
         return found
 
     def _sizes_beside(self, gpu: GpuClass, members: Sequence[int]) -> Floats:
