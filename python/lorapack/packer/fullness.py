@@ -15,6 +15,9 @@ CROWDED = 0.9
 """Pressure on slots that breaks a GPU as a load of 1 does: where the twin's cliffs lie, which are
 between 0.85 and 0.95 for GPUs short of slots, 0.95 and 1.05 for GPUs short of time."""
 
+ALIKE = 0.005
+"""Load and pressure that differ by less than this share bind alike: other slots gain no more."""
+
 STEEPEST = 2.0
 """A count is at most multiplied by this from one question to the next."""
 
@@ -71,6 +74,8 @@ class LoadSlots:
             middle = (low + high) // 2
             load, pressure = self._parts(sums, middle, n, rank)
             best = min(best, (max(load, pressure), middle))
+            if abs(load - pressure) < ALIKE * load:
+                break
             low, high = (middle, high) if pressure > load else (low, middle)
         return best
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from lorapack.packer.margins import most_traffic, next_rung
@@ -32,6 +33,9 @@ FIGURES = (
     "starved_probability",
 )
 """What a plan keeps of a prediction."""
+
+MOST_TOLD = 100
+"""GPUs that are said to be full for a bound."""
 
 LAST_ITEM = 0.02
 """Traffic that a GPU could still take when it was full for the next item."""
@@ -84,10 +88,12 @@ def _breaks_at(
 ) -> list[float | None]:
     """At which multiple of the planned traffic each GPU is predicted to break; None: far away.
 
-    Many GPUs are left as they were filled, all but the last to just below that.
+    Many GPUs are left as they were filled, all but the last to just below that; of very many, some
+    stand for those beside them.
     """
     if len(gpus) > MOST_LEVELLED:
-        return [*[1.0 + settings.seed_margin + LAST_ITEM] * (len(gpus) - 1), None]
+        step, full = math.ceil(len(gpus) / MOST_TOLD), 1.0 + settings.seed_margin + LAST_ITEM
+        return [None if i % step or i == len(gpus) - 1 else full for i in range(len(gpus))]
     return [next_rung(rung) for rung in most_traffic(gpus, judges)]
 
 
