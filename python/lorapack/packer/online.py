@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lorapack.twin.trial import Verdict
 
 LOOKS = 4
-"""GPUs looked at for a newcomer, the fullest first, before a new one is opened."""
+"""GPUs looked at for a newcomer, the fullest first, and then the emptiest, before one is opened."""
 
 CAUTION = 0.93
 """Share of the load at the cliff up to which GPUs are filled: prediction is a few per cent off."""
@@ -46,6 +46,8 @@ class _Open:
     sums: WorkSums = field(default_factory=WorkSums)
     adapters: dict[str, tuple[Adapter, Work]] = field(default_factory=dict)
     load: float = 0.0
+    refused: float = float("inf")
+    """Tokens a second of the smallest adapter refused since one left: larger ones need no look."""
 
     def look(self) -> float:
         """The predicted load; where slots do not suffice, endless."""
@@ -131,12 +133,14 @@ class Packer:
             raise InputError("Packer.add", "adapter", adapter.adapter, "remove it first")
         believed = replace(adapter, rate_rps=adapter.rate_rps * (1.0 + self.rate_headroom))
         rank = max_lora_rank_for([adapter])
-        work = work_of(believed, self.profile, rank)
+        work, size = work_of(believed, self.profile, rank), self._tokens_per_s(believed)
         group = self._gpus.setdefault(rank, [])
-        room = [gpu for gpu in group if gpu.load < self._limit]
-        for gpu in sorted(room, key=lambda gpu: -gpu.load)[:LOOKS]:
+        room = [gpu for gpu in group if size < gpu.refused]
+        room.sort(key=lambda gpu: -gpu.load)
+        for gpu in [*room[:LOOKS], *room[LOOKS:][-1:]]:
             if self._join(gpu, believed, work):
                 return gpu.name
+            gpu.refused = size
         gpu = next((gpu for gpu in group if not gpu.adapters), None) or self._open(rank, group)
         if not self._join(gpu, believed, work):
             raise Infeasible(
@@ -156,6 +160,7 @@ class Packer:
         del self._where[adapter]
         gpu.sums.remove(work)
         gpu.load = gpu.look() if gpu.adapters else 0.0
+        gpu.refused = float("inf")
 
     def placement(self) -> Mapping[str, tuple[str, ...]]:
         """GPU -> its adapters, by name."""
@@ -197,13 +202,24 @@ class Packer:
         gpu.sums.remove(work)
         return False
 
+    def _tokens_per_s(self, adapter: Adapter) -> float:
+        lengths = self.profile.lengths
+        prompt = adapter.prompt_tokens or lengths.prompt.mean_tokens
+        return adapter.rate_rps * (prompt + (adapter.output_tokens or lengths.output.mean_tokens))
+
+    def _slots(self, rank: int) -> int:
+        """Slots of a new GPU: as many as were asked for, or as memory allows."""
+        if self._judge.kv_cache_tokens(self.profile, self.max_loras, rank):
+            return self.max_loras  # the limit itself takes a dozen questions
+        return self._judge.slot_limit(self.profile, rank)
+
     def _open(self, rank: int, group: list[_Open]) -> _Open:
         if self.max_gpus is not None and self._opened >= self.max_gpus:
             raise Infeasible(
                 f"all {self.max_gpus} GPUs are open and none of rank {rank} has room",
                 "raise max_gpus, or remove adapters",
             )
-        slots = min(self.max_loras, self._judge.slot_limit(self.profile, rank))
+        slots = self._slots(rank)
         if slots == 0:
             raise Infeasible(
                 f"no engine of {self.profile.name} starts with a slot of rank {rank}",

@@ -58,3 +58,35 @@ def test_what_cannot_be_is_refused():
     assert len(packer) == 4
     with pytest.raises(Infeasible, match="1 GPUs are open"):
         filled(60, max_gpus=1)
+
+
+def test_gpus_short_of_slots_do_not_hide_those_with_room():
+    packer = Packer(PROFILE, max_loras=4)
+    for i in range(400):
+        packer.add(Adapter(f"a{i:03d}", 8, 0.02 + 0.01 * (i % 7)))
+    open_ = packer._gpus[8]
+    sizes = sorted(len(gpu.adapters) for gpu in open_)
+    # All but the last are full by pressure on their slots, however little they are loaded.
+    assert max(gpu.load for gpu in open_) < packer._limit
+    assert sizes[1] >= 0.7 * sizes[-1]
+
+
+def test_what_was_refused_is_tried_again_once_one_has_left():
+    packer = Packer(PROFILE, max_gpus=1)
+    for i in range(200):
+        try:
+            packer.add(Adapter(f"a{i:03d}", 8, 0.9))
+        except Infeasible:
+            break
+    assert 1 < len(packer) < 200
+    packer.remove("a000")
+    assert packer.add(Adapter("late", 8, 0.9)) == "gpu-0"
+    with pytest.raises(Infeasible, match="are open"):
+        packer.add(Adapter("later", 8, 0.9))
+
+
+def test_slots_are_what_was_asked_for_or_what_memory_allows():
+    assert Packer(PROFILE, max_loras=32)._slots(64) == 32
+    limit = Packer(PROFILE, max_loras=4096)._slots(64)
+    assert PROFILE.memory_plan(limit, 64).starts
+    assert not PROFILE.memory_plan(limit + 1, 64).starts
