@@ -27,7 +27,7 @@ from lorapack.packer.greedy_paper import GreedyPaper
 from lorapack.packer.placement import item_order
 from lorapack.packer.predicted import PredictedJudge, PredictedSlots
 from lorapack.packer.quick_fill import QuickFill, is_plain
-from lorapack.packer.verify import clumps_matter
+from lorapack.packer.verify import clumps_matter, starves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,8 +110,8 @@ def _placed_quickly(
 
 def is_balanced(problem: Problem, kinds: Sequence[GpuKind], items: Sequence[Item]) -> bool:
     """Whether items are spread by physics, which knows neither clumps nor whom to starve."""
-    starves = problem.slo.adapter_min_served is None and problem.slo.ttft_p99_ms is None
-    return is_plain(problem, kinds, items) and not starves and not clumps_matter(problem.fleet)
+    plain = is_plain(problem, kinds, items) and not starves(problem.slo)
+    return plain and not clumps_matter(problem.fleet)
 
 
 def greedy_paper(

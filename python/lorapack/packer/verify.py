@@ -263,6 +263,14 @@ def clumps_matter(loads: Sequence[Adapter]) -> bool:
     return sum(load.rate_rps * load.cv**2 for load in loads) > BURSTY_CV**2 * traffic
 
 
+def starves(slo: ServiceLevel) -> bool:
+    """Whether a level lets adapters starve and requests queue: GPUs are then filled past their end.
+
+    Short windows say too little of what such a GPU serves: their end cuts off as much in flight.
+    """
+    return slo.adapter_min_served is None and slo.ttft_p99_ms is None
+
+
 def _other_slots(index: int, gpus: list[GpuPlacement], judges: Judges) -> bool:
     gpu = gpus[index]
     if gpu.running is not None:

@@ -12,7 +12,7 @@ from lorapack.fleet.adapter import Adapter
 from lorapack.packer.greedy_paper import zigzag
 from lorapack.packer.methods import BASELINES, METHODS, check_method
 from lorapack.packer.placement import whole
-from lorapack.packer.placing import place
+from lorapack.packer.placing import judges_of, place
 from lorapack.packer.pool import kind_of
 from lorapack.packer.problem import Problem
 from lorapack.packer.settings import Settings
@@ -82,3 +82,13 @@ def test_zigzag_takes_the_busiest_and_the_idlest_in_turn_within_a_rank():
 def test_unknown_method_names_the_nearest():
     with pytest.raises(InputError, match="greedy-paper"):
         check_method("greedypaper")
+
+
+def test_levels_that_let_requests_queue_are_searched_on_longer_windows():
+    def horizon_of(slo):
+        problem = Problem.build([Adapter("a", 8, 1.0)], [kind_of(PROFILE)], SERVICE_LEVELS[slo])
+        steer, _ = judges_of(problem, Settings())
+        return steer.level.horizon
+
+    assert horizon_of("papers").duration_s > horizon_of("batch").duration_s
+    assert horizon_of("batch") == horizon_of("interactive")
