@@ -288,6 +288,8 @@ class GpuPhysics:
         first_token_fixed_s: float,
         first_token_request_s: float,
         first_token_step: float,
+        series_s: float,
+        series_adapter_s: float,
         block_size: int,
         max_num_seqs: int,
         max_num_batched_tokens: int,
@@ -302,4 +304,5 @@ class GpuPhysics:
         duration_s: float,
         warm: bool,
         max_in_flight: float,
+        scrape_interval_s: float,
     ) -> NDArray[np.float32]: ...

@@ -423,6 +423,7 @@ def train(
     told(f"learning from {len(learn):,} rows")
     model = distil(learn, doubt, seed)
     outputs = model.predict(kept_aside.features)
+    seen = np.concatenate([learn.features, doubt.features])
     by_kind = {
         str(kind): errors(
             outputs[kept_aside.kind == kind], kept_aside.part(kept_aside.kind == kind)
@@ -435,8 +436,8 @@ def train(
         targets=errors(outputs, kept_aside),
         by_kind=by_kind,
         ranges={
-            FEATURES[i].name: (float(learn.features[:, i].min()), float(learn.features[:, i].max()))
-            for i in range(N_RAW)
+            feature.name: (float(column.min()), float(column.max()))
+            for feature, column in zip(FEATURES[:N_RAW], seen.T[:N_RAW], strict=True)
         },
         seed=seed,
         definition=read_sweep_definition(folder).identity,

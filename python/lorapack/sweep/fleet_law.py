@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 RATE_LAWS = ("equal", "groups", "zipf", "lognormal", "clients")
 """How a fleet's rates differ between adapters."""
 
+DRAWN_GROUPS = 3
+"""Groups whose rates are drawn, under ``group_span``."""
+
 MOST_TOKENS = 16_384.0
 """Longest mean prompt or answer that a law draws, tokens."""
 
@@ -81,6 +84,9 @@ class FleetLaw:
         rate_rps: Mean rate of an adapter, requests per second.
         total_rate_rps: Rate of all, requests per second.
         load: Rate of all over what the GPU can complete of this mix (:mod:`lorapack.twin.physics`).
+        group_span: Of ``groups``: the largest rate over the smallest, at most; each of
+            :data:`DRAWN_GROUPS` groups has a rate drawn between them, on a logarithmic scale. Not
+            given: the rates are those listed as ``groups``.
         zipf_exponent: Of ``zipf``: the i-th adapter's rate goes with 1 / i^exponent.
         rate_sigma: Of ``lognormal``: sigma of the rates' logarithm.
         prompt_tokens: Mean prompt, tokens; the profile's if not given.
@@ -105,6 +111,7 @@ class FleetLaw:
     rate_rps: float | None = number(optional=True)
     total_rate_rps: float | None = number(optional=True)
     load: float | None = number(optional=True)
+    group_span: float | None = number(low=1, optional=True)
     zipf_exponent: float | None = number(optional=True)
     rate_sigma: float | None = number(high=10, optional=True)
     prompt_tokens: float | None = number(low=1, optional=True)
@@ -213,6 +220,8 @@ def _relative_rates(
     """Rates that add up to one request a second."""
     n = law.n_adapters
     if law.rates == "groups":
+        if law.group_span is not None:
+            groups = tuple(law.group_span ** draw.random(DRAWN_GROUPS))
         rates = draw.permutation(np.resize(np.array(groups), n))
     elif law.rates == "zipf":
         exponent = 1.0 if law.zipf_exponent is None else law.zipf_exponent

@@ -71,11 +71,14 @@ class Window:
         duration_s: Length of the window, seconds.
         warm: Whether every adapter was used before.
         max_in_flight: Requests that clients keep in the system at most; ``None``: no cap.
+        scrape_interval_s: From the answer to one scrape of the engine's metrics to the next;
+            ``None``: none.
     """
 
     duration_s: float = 3600.0
     warm: bool = True
     max_in_flight: int | None = None
+    scrape_interval_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ class Physics:
             window.duration_s,
             window.warm,
             UNLIMITED if window.max_in_flight is None else window.max_in_flight,
+            math.inf if window.scrape_interval_s is None else window.scrape_interval_s,
         )
 
 
@@ -259,7 +263,12 @@ def features_of(scenario: Scenario) -> NDArray[np.float32]:
         max_loras=engine.max_loras,
         kv_cache_tokens=engine.kv_cache_tokens,
         max_cpu_loras=engine.max_cpu_loras,
-        window=Window(scenario.duration_s or math.inf, scenario.warm, scenario.max_in_flight),
+        window=Window(
+            scenario.duration_s or math.inf,
+            scenario.warm,
+            scenario.max_in_flight,
+            scenario.scrape_interval_s,
+        ),
     )
 
 
@@ -362,6 +371,8 @@ def _native_physics(
         first_token_fixed_s=front.first_token_fixed_ms * 1e-3,
         first_token_request_s=front.first_token_request_ms * 1e-3,
         first_token_step=front.first_token_step_fraction,
+        series_s=(front.series_us or 0.0) * 1e-6,
+        series_adapter_s=(front.series_adapter_us or 0.0) * 1e-6,
         block_size=block_size,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,

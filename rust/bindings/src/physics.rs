@@ -114,7 +114,8 @@ impl GpuPhysics {
                         cpu_lora_ps, request_ps, context_token_ps, mixed_context_token_ps,
                         attention_pair_ps, skipped_ps, waiting_ps,
                         stretch_s, front_end_request_s, first_use_s, first_token_fixed_s,
-                        first_token_request_s, first_token_step, block_size, max_num_seqs,
+                        first_token_request_s, first_token_step, series_s, series_adapter_s,
+                        block_size, max_num_seqs,
                         max_num_batched_tokens))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
@@ -135,6 +136,8 @@ impl GpuPhysics {
         first_token_fixed_s: f64,
         first_token_request_s: f64,
         first_token_step: f64,
+        series_s: f64,
+        series_adapter_s: f64,
         block_size: u32,
         max_num_seqs: u32,
         max_num_batched_tokens: u32,
@@ -186,6 +189,8 @@ impl GpuPhysics {
                 first_token_fixed: first_token_fixed_s,
                 first_token_request: first_token_request_s,
                 first_token_step,
+                series: series_s,
+                series_adapter: series_adapter_s,
             },
             block_size: f64::from(block_size),
             max_num_seqs: f64::from(max_num_seqs),
@@ -210,6 +215,7 @@ impl GpuPhysics {
         duration_s: f64,
         warm: bool,
         max_in_flight: f64,
+        scrape_interval_s: f64,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let setting = Setting {
             max_loras,
@@ -219,6 +225,7 @@ impl GpuPhysics {
             duration_s,
             warm,
             max_in_flight,
+            scrape_interval_s,
         };
         let demand = sums.borrow().0.demand();
         let row = self.0.features(&demand, &setting);

@@ -36,7 +36,10 @@ const OVERLOAD_STEPS: usize = 2;
 const FILL_STEPS: usize = 3;
 
 /// Steps towards the share of the requests that clients may send.
-const ACCEPT_STEPS: usize = 2;
+const ACCEPT_STEPS: usize = 12;
+
+/// Least share of what they would send.
+const LEAST_ASKED: f64 = 1e-4;
 
 /// Share of a step to which the solver goes.
 const SOLVED: f64 = 5e-4;
@@ -76,6 +79,8 @@ struct Point {
     waiting: f64,
     batch: Batch,
     sharing: Sharing,
+    /// Whether clients hold back because of those who wait for a slot.
+    capped: bool,
 }
 
 impl Gpu {
@@ -111,6 +116,7 @@ impl Gpu {
             slot_served: sharing.served,
             held_work: sharing.held_work,
             crowd: sharing.crowd,
+            capped: point.capped,
             kv_usage: (point.running / case.limit.kv).min(1.0),
             futile_fraction: batch.futile,
             headroom: headroom(point.running, case.limit.running, demand.gap_cv_square),
@@ -152,9 +158,12 @@ impl<'a> Case<'a> {
 
     /// In a full batch each adapter has its share of the places, however much it asks for.
     fn full(&self) -> Full {
+        let real_s = self
+            .batch(self.limit.running, &self.slots.all(), 0.0, 1.0)
+            .step_s;
         let work = (self.let_in_rps * self.demand.output_tokens).max(1e-12);
         let mut step_s = self.limit.running / work;
-        let all_served = self.slots.shared(step_s);
+        let all_served = self.slots.shared(step_s, step_s.max(real_s));
         let mut sharing = all_served;
         for _ in 0..FILL_STEPS {
             let asked = work * step_s * sharing.served;
@@ -163,7 +172,7 @@ impl<'a> Case<'a> {
             }
             // Some of them get no turn: it takes longer steps for the rest to fill the batch.
             step_s *= self.limit.running / asked;
-            sharing = self.slots.shared(step_s);
+            sharing = self.slots.shared(step_s, step_s.max(real_s));
         }
         if work * step_s * sharing.served < 0.9 * self.limit.running {
             step_s = f64::INFINITY;
@@ -216,23 +225,21 @@ impl<'a> Case<'a> {
         let work = self.let_in_rps * demand.output_tokens;
         let shared_s = step_s.min(full.step_s);
         let mut sharing = if step_s < full.step_s {
-            self.slots.shared(step_s)
+            self.slots.shared(step_s, step_s)
         } else {
             full.sharing
         };
         let mut running = (work * step_s * sharing.served).min(self.limit.running);
-        if sharing.pressure > 1.0 && demand.rate_rps * setting.duration_s > setting.max_in_flight {
-            // At the cap only as many are accepted as are completed: adapters ask for the less.
-            let mut accepted: f64 = 1.0;
-            for _ in 0..ACCEPT_STEPS {
-                let completed = running / (work * step_s).max(1e-12);
-                let at_end = demand.rate_rps * (1.0 - completed) * setting.duration_s;
-                let before =
-                    ((setting.max_in_flight - running).max(0.0) / at_end.max(1e-9)).min(1.0);
-                accepted = (accepted * (before + (1.0 - before) * completed)).sqrt();
-                sharing = self.slots.shared(shared_s * accepted);
-                running = (work * step_s * sharing.served).min(self.limit.running);
-            }
+        // Until the room is full all is as if there were no cap.
+        let unserved = (1.0 - running / (work * step_s).max(1e-12)) * demand.rate_rps;
+        let until_full =
+            (setting.max_in_flight - running).max(0.0) / (unserved * setting.duration_s).max(1e-9);
+        let is_capped = sharing.pressure > 1.0 && until_full < 1.0;
+        if is_capped {
+            let (asked, capped) = self.capped(work * shared_s, shared_s, step_s, &sharing);
+            sharing = capped;
+            let then = asked.min(self.limit.running);
+            running = then + until_full * (running - then);
         }
         let completed_rps = if step_s > 0.0 {
             running / (demand.output_tokens * step_s)
@@ -248,7 +255,39 @@ impl<'a> Case<'a> {
             waiting: queue(demand.rate_rps - completed_rps),
             batch: self.batch(running, &sharing, in_engine, completed),
             sharing,
+            capped: is_capped,
         }
+    }
+
+    /// How the slots are shared where those who wait for one have filled the room: clients then send
+    /// no more than is completed, `asked` running requests at most, and adapters ask for the less.
+    fn capped(&self, asked: f64, asked_s: f64, step_s: f64, sharing: &Sharing) -> (f64, Sharing) {
+        let most = self.setting.max_in_flight;
+        let in_flight = |share: f64, sharing: &Sharing| share * asked * (1.0 + sharing.queue);
+        if in_flight(1.0, sharing) <= most {
+            return (asked, *sharing);
+        }
+        // Bisected in logarithms, by the chord where that is inside.
+        let gap = |in_flight: f64| (in_flight / most).ln();
+        let mut high = (0.0, gap(in_flight(1.0, sharing)));
+        let mut low = (LEAST_ASKED.ln(), gap(LEAST_ASKED * asked));
+        let (mut share, mut found) = (1.0, *sharing);
+        for _ in 0..ACCEPT_STEPS {
+            let chord = low.0 - low.1 * (high.0 - low.0) / (high.1 - low.1);
+            let at = chord.clamp(0.9 * low.0 + 0.1 * high.0, 0.1 * low.0 + 0.9 * high.0);
+            share = at.exp();
+            found = self.slots.shared(asked_s * share, step_s);
+            let reached = gap(in_flight(share, &found));
+            if reached.abs() < 0.01 {
+                break;
+            }
+            if reached > 0.0 {
+                high = (at, reached);
+            } else {
+                low = (at, reached);
+            }
+        }
+        (share * asked, found)
     }
 }
 

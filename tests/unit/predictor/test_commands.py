@@ -18,8 +18,12 @@ from lorapack.predictor.targets import OUTPUTS
 @pytest.fixture
 def fleet_path(tmp_path):
     path = tmp_path / "fleet.csv"
-    path.write_text("adapter,rank,rate_rps\na,8,0.5\nb,16,0.25\n")
+    path.write_text("adapter,rank,rate_rps\na,8,4\nb,16,2\n")
     return path
+
+
+WITHIN = ("--duration", "150", "--max-loras", "2")
+"""Settings of the kind that the small model was taught with."""
 
 
 def run(command, *arguments):
@@ -27,7 +31,7 @@ def run(command, *arguments):
 
 
 def test_a_fleet_gives_one_prediction(model_path, fleet_path):
-    done = run(predict, fleet_path, "--model", model_path, "--json")
+    done = run(predict, fleet_path, "--model", model_path, *WITHIN, "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert set(OUTPUTS) <= set(told)
@@ -58,7 +62,7 @@ def test_a_missing_feature_is_named(model_path, tmp_path):
 
 def test_the_onnx_example_needs_onnxruntime_alone(model_path, fleet_path, tmp_path, repository):
     rows = tmp_path / "rows.csv"
-    run(predict, fleet_path, "--model", model_path, "--features-out", rows)
+    run(predict, fleet_path, "--model", model_path, *WITHIN, "--features-out", rows)
     example = repository / "examples" / "onnx_only.py"
     assert "lorapack" not in [
         line.split()[1].split(".")[0]

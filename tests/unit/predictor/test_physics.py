@@ -77,6 +77,68 @@ def test_an_adapter_that_never_goes_idle_keeps_its_slot():
     assert solved(asked, "served_fraction") == pytest.approx(result.served_fraction, rel=0.4)
 
 
+def test_clients_who_hold_back_ask_for_less_of_the_slots():
+    # Queues fill the room, and a turn works off one: it ends sooner than the batch could be filled.
+    asked = scenario(0.9, 150, max_loras=12, max_in_flight=9000)
+    result = run(asked)
+    assert result.dropped > 0.5 * result.offered
+    assert result.mean_running < 0.9 * solved(asked, "running_limit")
+    assert solved(asked, "running") == pytest.approx(result.mean_running, rel=0.15)
+    assert solved(asked, "served_fraction") == pytest.approx(result.served_fraction, rel=0.1)
+
+
+def test_adapters_push_each_other_out_where_all_slots_are_in_use():
+    asked = scenario(0.5, 260, max_loras=170, max_in_flight=20_000, duration_s=1800.0)
+    result = run(asked)
+    assert result.adapter_loads > result.completed
+    load_share = result.load_s / result.busy_s
+    assert solved(asked, "load_fraction") == pytest.approx(load_share, rel=0.5)
+    assert solved(asked, "served_fraction") == pytest.approx(result.served_fraction, rel=0.1)
+
+
+def test_turns_wait_for_slots_even_where_there_are_enough_on_average():
+    asked = scenario(0.05, 80, max_loras=20, duration_s=3600.0)
+    ample = replace(asked, max_loras=80)
+    assert solved(asked, "slot_pressure") < 1.0
+    assert run(asked).ttft_ms.mean > 1.5 * run(ample).ttft_ms.mean
+    assert solved(asked, "ttft_s") > 1.2 * solved(ample, "ttft_s")
+
+
+def test_scrapes_hold_up_first_tokens_and_join_others():
+    quiet = scenario(0.1, 80, max_loras=80, duration_s=3600.0)
+    scraped = replace(quiet, scrape_interval_s=2.0)
+    result = run(scraped)
+    assert result.ttft_ms.mean > 1.5 * run(quiet).ttft_ms.mean
+    assert solved(quiet, "scrape_s") == solved(quiet, "scrape_hz") == 0.0
+    assert solved(scraped, "scrape_hz") == 0.5
+    assert solved(scraped, "ttft_s") * 1e3 == pytest.approx(result.ttft_ms.mean, rel=0.25)
+    assert solved(scraped, "itl_s") * 1e3 == pytest.approx(result.itl_ms.mean, rel=0.1)
+
+
+def test_scrapes_that_come_after_the_window_are_none():
+    quiet = scenario(0.1)
+    late = replace(quiet, scrape_interval_s=quiet.duration_s)
+    assert (features_of(quiet) == features_of(late)).all()
+
+
+def test_first_uses_of_rare_adapters_do_not_queue_with_the_others():
+    # All the requests of one kind come at once and are soon seen, those of the other are spread.
+    asked = scenario(0.1, 300, max_loras=16, warm=False)
+    mixed = replace(
+        asked,
+        fleet=Fleet(
+            replace(adapter, rate_rps=0.298 if i % 3 == 0 else 0.001)
+            for i, adapter in enumerate(asked.fleet)
+        ),
+    )
+    warm = [replace(one, warm=True) for one in (asked, mixed)]
+    even, uneven = (
+        solved(cold, "ttft_s") - solved(hot, "ttft_s")
+        for cold, hot in zip((asked, mixed), warm, strict=True)
+    )
+    assert even > 2 * uneven > 0
+
+
 def test_first_uses_queue_only_where_they_come_faster_than_they_are_done():
     few, many = (scenario(rate_rps, 400, warm=False) for rate_rps in (0.0005, 0.5))
     warm = scenario(0.0005, 400)

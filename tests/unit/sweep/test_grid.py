@@ -151,6 +151,7 @@ def test_a_bad_design_is_refused_when_it_is_read(text, place):
         (FLEET.replace('"equal"', '"zipfian"'), "[fleet] rates"),
         (FLEET + "ranks = [8, 1000]", "[fleet] ranks"),
         (FLEET + "groups = [0]", "[fleet] groups"),
+        (FLEET + "group_span = 0.5", "[fleet] group_span"),
         (FLEET + 'gaps = "pareto"', "[fleet] gaps"),
         (FLEET + "[engine]\nmax_lora = 4", "[engine]"),
     ],
@@ -189,6 +190,19 @@ def test_slots_are_no_more_than_adapters_where_none_are_to_spare():
         'n_adapters = 6\nrates = "equal"\nrate_rps = 0.1\nspare_slots = false',
     )
     assert tight.scenario(0).max_loras == 6
+
+
+def test_groups_may_have_rates_that_are_drawn():
+    drawn = law(
+        "",
+        'n_adapters = 7\nrates = "groups"\nrate_rps = 0.1\n'
+        "group_span = { from = 20.0, to = 200.0 }",
+    )
+    for i in range(4):
+        rates = [adapter.rate_rps for adapter in drawn.scenario(i).fleet]
+        assert len(set(rates)) == 3
+        assert max(rates) / min(rates) <= drawn.point(i)["fleet.group_span"] * (1 + 1e-9)
+        assert rates == [adapter.rate_rps for adapter in drawn._first_scenario(i).fleet]
 
 
 def test_default_lengths_are_the_profiles_own():

@@ -23,7 +23,7 @@ pub struct Inputs<'a> {
 pub struct Feature {
     /// Its name, unit last.
     pub name: &'static str,
-    /// `s`, `tokens`, `requests/s`, `count`, or `1` when it has none.
+    /// `s`, `1/s`, `tokens`, `requests/s`, `count`, or `1` when it has none.
     pub unit: &'static str,
     /// One line for people.
     pub meaning: &'static str,
@@ -105,6 +105,9 @@ pub const FEATURES: &[Feature] = &[
     raw("queue_room", "1", "share of the window's requests that clients keep in the system at most", |i| {
         (i.setting.max_in_flight / (i.demand.rate_rps * i.setting.duration_s).max(1.0)).min(1.0)
     }),
+    raw("scrape_hz", "1/s", "scrapes of the metrics a second, were they answered at once; 0: none", |i| {
+        if i.setting.is_scraped() { 1.0 / i.setting.scrape_interval_s } else { 0.0 }
+    }),
     raw("requests_per_adapter", "count", "requests of an adapter in the window, mean", |i| {
         i.demand.rate_rps * (1.0 - i.demand.base_share) * i.setting.duration_s / i.demand.adapters.max(1.0)
     }),
@@ -131,6 +134,7 @@ pub const FEATURES: &[Feature] = &[
     solved("crowd", "count", "requests of its adapter's queue that a token finds beside it in the batch", |i| i.state.crowd),
     solved("futile_fraction", "1", "share of the steps that compute a chunk in vain in a full KV cache", |i| i.state.futile_fraction),
     solved("burst_wait_s", "s", "wait behind bursts, mean over requests", |i| i.state.burst_wait_s),
+    solved("scrape_s", "s", "answering the last scrape of the window; 0: none", |i| i.state.scrape_s),
     solved("served_fraction", "1", "tokens served over tokens offered", |i| i.state.served_fraction),
 ];
 

@@ -77,6 +77,10 @@ pub struct FrontEndPrices {
     pub first_token_request: f64,
     /// Added to a TTFT: this share of its step.
     pub first_token_step: f64,
+    /// API-server time a time series, in an answer to a scrape.
+    pub series: f64,
+    /// Further, for each adapter that the series names.
+    pub series_adapter: f64,
 }
 
 /// A GPU with its engine: all that does not change as adapters come and go.
@@ -111,6 +115,8 @@ pub struct Setting {
     pub warm: bool,
     /// Requests that clients keep in the system at most.
     pub max_in_flight: f64,
+    /// From the answer to one scrape of the metrics to the next, seconds; infinite: none.
+    pub scrape_interval_s: f64,
 }
 
 /// What a GPU comes to when the same demand goes on. Rates in requests a second.
@@ -146,6 +152,8 @@ pub struct SteadyState {
     pub slot_wait_s: f64,
     /// Share of the work for which a slot comes free within the window.
     pub slot_served: f64,
+    /// Whether clients hold back because of those who wait for a slot.
+    pub capped: bool,
     /// Share of the KV cache held.
     pub kv_usage: f64,
     /// Free places over the standard deviation of running requests.
@@ -166,6 +174,8 @@ pub struct SteadyState {
     pub futile_fraction: f64,
     /// Wait behind bursts, mean over requests.
     pub burst_wait_s: f64,
+    /// Answering the last scrape of the window.
+    pub scrape_s: f64,
     /// Tokens served over tokens offered in the window.
     pub served_fraction: f64,
 }

@@ -20,14 +20,21 @@ const BUSY_SLOTS: f64 = 0.98;
 const ALWAYS_BUSY: f64 = 30.0;
 
 /// Steps for the slot wait, at most.
-const WAIT_STEPS: usize = 5;
+const WAIT_STEPS: usize = 12;
 
 /// Share of the slots to which they are shared.
-const SHARED: f64 = 2e-3;
+const SHARED: f64 = 1e-3;
 
 /// Of the logarithm by which the last of several requests that begin together ends later: between
 /// the first two (1/2 a request) and the last of many (1, less Euler's constant).
 const LAST_ENDS: f64 = 0.6;
+
+/// Share of the slots that are copied out and in again for one adapter that comes when all are in
+/// use: a third on average from one place of the walk to a later one, in one case out of four.
+const PUSHED_OUT: f64 = 1.0 / 12.0;
+
+/// Answers have a longest one: the last of very many ends no later than ten deviations.
+const LAST_OF_ALL: f64 = 11.0;
 
 /// How adapters share the slots, in service times.
 #[derive(Clone, Copy)]
@@ -44,6 +51,8 @@ pub(super) struct Sharing {
     pub(super) held_work: f64,
     /// Requests of its adapter's queue that a token finds beside it in the batch.
     pub(super) crowd: f64,
+    /// Requests that wait for a slot over those that would be in service, mean over the window.
+    pub(super) queue: f64,
 }
 
 impl Default for Sharing {
@@ -56,6 +65,7 @@ impl Default for Sharing {
             served: 1.0,
             held_work: 1.0,
             crowd: 0.0,
+            queue: 0.0,
         }
     }
 }
@@ -92,11 +102,21 @@ impl<'a> Slots<'a> {
         }
     }
 
+    /// Everybody served, and all slots in use.
+    pub(super) fn all(&self) -> Sharing {
+        Sharing {
+            distinct_adapters: self.setting.max_loras.min(self.demand.adapters),
+            ..Sharing::default()
+        }
+    }
+
     /// How the slots are shared if steps take `step_s`. Within a window an adapter cannot hold a
     /// slot for longer than the window, and one whose turn does not come is not served.
-    pub(super) fn shared(&self, step_s: f64) -> Sharing {
+    ///
+    /// What they ask for may be less, as if steps took only `asked_s`.
+    pub(super) fn shared(&self, asked_s: f64, step_s: f64) -> Sharing {
         let (demand, setting) = (self.demand, self.setting);
-        if step_s <= 0.0 || demand.groups().is_empty() || setting.max_loras == 0.0 {
+        if asked_s <= 0.0 || demand.groups().is_empty() || setting.max_loras == 0.0 {
             return Sharing::default();
         }
         let window = (setting.duration_s / (demand.output_tokens * step_s)).max(1.0);
@@ -108,11 +128,11 @@ impl<'a> Slots<'a> {
             n: 0,
         };
         for group in demand.groups() {
-            turns.push(group, step_s);
+            turns.push(group, asked_s);
         }
         let busy_slots = BUSY_SLOTS * setting.max_loras;
         let wanted = turns.held(0.0);
-        let in_service = demand.rate_rps * demand.output_tokens * step_s;
+        let in_service = demand.rate_rps * demand.output_tokens * asked_s;
         let short = wanted > busy_slots && demand.adapters > setting.max_loras;
         let wait = if short {
             turns.wait(wanted, busy_slots)
@@ -122,6 +142,15 @@ impl<'a> Slots<'a> {
         let taken = turns.taken(wait);
         let idle = (demand.adapters - taken.held).max(1e-9);
         let kept = ((setting.max_loras - taken.held) / idle).clamp(0.0, 1.0);
+        let all_used = turns.all_used(wanted);
+        let mean_wait = if short || demand.adapters <= setting.max_loras {
+            taken.mean_wait
+        } else {
+            // A turn that finds no slot waits until one of those held comes free, and behind others.
+            let length = taken.held / taken.turns.max(1e-300);
+            let free = setting.max_loras - wanted + 0.5;
+            all_used * length / free.max(0.5) * taken.turns / in_service
+        };
         let hogged = if short { turns.hogged() } else { 0.0 };
         // Who comes first keeps its slot: an adapter is the likelier there the more it asks for.
         let of_hogs = (setting.max_loras / demand.effective_adapters.max(1.0)).min(1.0);
@@ -129,17 +158,20 @@ impl<'a> Slots<'a> {
         Sharing {
             distinct_adapters: turns.distinct().min(setting.max_loras),
             pressure: wanted / busy_slots,
-            wait: taken.mean_wait.min(window),
-            loads: (1.0 - kept) * taken.turns / in_service,
+            wait: mean_wait.min(window),
+            loads: (1.0 - kept) * taken.turns / in_service
+                * (1.0 + PUSHED_OUT * all_used * setting.max_loras),
             served: 1.0 - self.own_share * (1.0 - served),
             held_work: taken.held_work,
             crowd: taken.crowd * (1.0 - hogged),
+            queue: taken.queue,
         }
     }
 
     /// What the last of so many further requests that begin together adds, in service times.
     fn tail(&self, further: f64) -> f64 {
-        self.spread * (1.0 + LAST_ENDS * further).ln()
+        let late = 1.1 * (1.0 + LAST_ENDS * further).ln();
+        self.spread * late / (1.0 + late / LAST_OF_ALL)
     }
 }
 
@@ -179,6 +211,8 @@ struct Taken {
     /// Turns begun in one service time.
     turns: f64,
     mean_wait: f64,
+    /// Requests that wait, over those that would be in service.
+    queue: f64,
 }
 
 impl Turns<'_> {
@@ -217,17 +251,30 @@ impl Turns<'_> {
         &self.turns[..self.n]
     }
 
+    /// Share of the time in which as many slots are wanted as there are: the number wanted varies as
+    /// adapters come and go each for itself (a logistic law in a normal one's place).
+    fn all_used(&self, wanted: f64) -> f64 {
+        let variance: f64 = self
+            .turns()
+            .iter()
+            .map(|turn| turn.adapters * turn.present * (1.0 - turn.present))
+            .sum();
+        let score = (wanted - self.slots.setting.max_loras) / variance.max(0.25).sqrt();
+        1.0 / (1.0 + (-1.7 * score).exp())
+    }
+
     /// How long a turn lasts that begins after a wait.
     fn length(&self, turn: &Turn, wait: f64) -> f64 {
         if wait == 0.0 {
             return turn.busy.max(1.0);
         }
-        let queued = turn.in_service * wait;
+        let queued = turn.in_service * wait.min(self.window);
         let filled = queued * self.filled;
-        let busy = turn.busy - 1.0 + turn.busier * queued / (1.0 + queued);
-        1.0 + busy.max(0.0) / (1.0 + filled * filled)
-            + self.slots.tail(queued)
-            + (filled - 1.0).max(0.0)
+        let alone = 1.0 + self.slots.tail(queued);
+        let further = turn.busy - 1.0 + turn.busier * queued / (1.0 + queued);
+        // The places that a slot has on average limit it only when others have use for theirs.
+        let full = (filled / alone) * (filled / alone);
+        alone * (1.0 + full * full).sqrt().sqrt() + further.max(0.0) / (1.0 + filled * filled)
     }
 
     /// Slots held when every turn starts with a wait.
@@ -249,33 +296,36 @@ impl Turns<'_> {
             return self.window * at_end / slots;
         }
         // On the inverse of the slots held: nearly a straight line.
-        let goal = 1.0 / slots;
-        let (mut low, mut high) = ((0.0, 1.0 / wanted), (self.window, 1.0 / at_end));
+        let gap = |held: f64| 1.0 / held - 1.0 / slots;
+        let (mut low, mut high) = ((0.0, gap(wanted)), (self.window, gap(at_end)));
+        let mut wait = 0.0;
         for step in 0..WAIT_STEPS {
-            let chord = (goal - low.1) / (high.1 - low.1);
+            let chord = low.0 - low.1 * (high.0 - low.0) / (high.1 - low.1);
             // Now and then to the middle, lest one end stays where it is.
-            let part = if step % 3 == 2 {
-                0.5 * (chord + 0.5)
+            wait = if step % 3 == 2 {
+                0.5 * (chord + 0.5 * (low.0 + high.0))
             } else {
                 chord
             };
-            let wait = low.0 + part * (high.0 - low.0);
             let held = self.held(wait);
             if (held - slots).abs() <= SHARED * slots {
-                return wait;
+                break;
             }
             if held > slots {
-                low = (wait, 1.0 / held);
+                low = (wait, gap(held));
             } else {
-                high = (wait, 1.0 / held);
+                high = (wait, gap(held));
             }
         }
-        low.0 + (goal - low.1) / (high.1 - low.1) * (high.0 - low.0)
+        wait
     }
 
     fn taken(&self, wait: f64) -> Taken {
         let (mut held, mut held_work, mut crowd, mut turns, mut work) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        let (mut waits, mut requests) = (0.0, 0.0);
+        let (mut waits, mut requests, mut queue) = (0.0, 0.0, 0.0);
+        let within = wait.min(self.window);
+        // In a cycle a queue grows from nothing; before the first turn is over all of it is there.
+        let mean = 0.5 * (1.0 + within / self.window);
         for turn in self.turns() {
             let length = self.length(turn, wait);
             let begun = turn.adapters / (length + turn.idle + wait);
@@ -287,6 +337,7 @@ impl Turns<'_> {
             crowd += own * (0.5 * turn.in_service * wait).min(self.slots.places);
             // The turn's first waits in full, those who come while it waits on average for half.
             waits += begun * (wait + 0.5 * turn.in_service * wait * wait);
+            queue += own * within * mean * begun * wait / turn.adapters;
             requests += begun * (1.0 + turn.in_service * (length + wait));
         }
         Taken {
@@ -295,6 +346,7 @@ impl Turns<'_> {
             crowd: crowd / work,
             turns,
             mean_wait: waits / requests.max(1e-300),
+            queue: queue / work,
         }
     }
 
@@ -305,15 +357,16 @@ impl Turns<'_> {
             .sum()
     }
 
-    /// Share of the window until the first slot comes free, where all are taken at its beginning.
+    /// Share of the window until a slot comes free, where all are taken at its beginning: by those
+    /// who come first, which are the likelier the more they ask for.
     fn hogged(&self) -> f64 {
-        let (mut ends, mut held) = (0.0, 0.0);
+        let (mut asked, mut stays) = (0.0, 0.0);
         for turn in self.turns() {
-            let present = turn.adapters * turn.present;
-            ends += present / turn.alone;
-            held += present;
+            let over = turn.alone / self.window;
+            let asks = turn.adapters / turn.idle;
+            asked += asks;
+            stays += asks * over * (1.0 - (-1.0 / over).exp());
         }
-        let first = held / (ends * self.slots.setting.max_loras * self.window);
-        first * (1.0 - (-1.0 / first).exp())
+        stays / asked
     }
 }

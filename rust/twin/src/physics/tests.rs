@@ -27,6 +27,8 @@ fn flat_gpu() -> Gpu {
             first_token_fixed: 0.0,
             first_token_request: 0.0,
             first_token_step: 0.0,
+            series: 0.0,
+            series_adapter: 0.0,
         },
         block_size: 16.0,
         max_num_seqs: 2048.0,
@@ -43,6 +45,7 @@ fn setting() -> Setting {
         duration_s: 3600.0,
         warm: true,
         max_in_flight: 1e6,
+        scrape_interval_s: f64::INFINITY,
     }
 }
 
