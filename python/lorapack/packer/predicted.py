@@ -259,13 +259,21 @@ class PredictedSlots:
         return bool(holding)
 
     def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
-        """The best number of slots; all worth trying are asked about in one batch."""
+        """The best number of slots: all worth trying are asked about in one batch.
+
+        Then the best again, with the KV capacity that they really leave.
+        """
         limit = self._capacity.slot_limit(rank) if n else 0
         if n and not limit:
             return None
         choices = list(dict.fromkeys(rule.slots(n, limit) for rule in self.rules))
-        holding = self._holding(sums, n, rank, choices)
-        return min(holding)[1] if holding else None
+        for _, slots in sorted(self._holding(sums, n, rank, choices)):
+            tokens = self.judge.kv_cache_tokens(self.profile, slots, rank)
+            row = self.judge.row(self.profile, sums, slots, rank, tokens)
+            said = self.judge.model(self.profile).tell(row)
+            if not self.judge.broken(said, row[0], short=slots < n):
+                return slots
+        return None
 
     def expected(self, sums: WorkSums, n: int, rank: int) -> float:
         """By physics, over what it said of the last GPU that was full."""

@@ -61,7 +61,7 @@ class Chooser(Protocol):
         ...
 
     def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
-        """The best number of slots; None where it is expected to hold with none."""
+        """The best number of slots, asked with more care; None where it holds with none."""
         ...
 
     def expected(self, sums: WorkSums, n: int, rank: int) -> float:
@@ -185,7 +185,8 @@ class QuickFill:
                 return None
             start = _Start(filling, left)
             guess = start.longest(guess)
-            gpus.append(GpuPlacement(self.kind, start.take(), start.slots()))
+            slots = start.settle()
+            gpus.append(GpuPlacement(self.kind, start.take(), slots))
         return gpus
 
     def factors(self, items: Sequence[Item], factor: float) -> list[float]:
@@ -270,11 +271,15 @@ class _Start:
             self._chooser.learn(*self._sums_of(self._held), self._rank)
         return self._held
 
-    def slots(self) -> int:
-        """The best number of slots for those that hold."""
-        slots = self._chooser.slots(*self._sums_of(self._held), self._rank)
-        assert slots is not None, "a GPU that holds does so with some slots"
-        return slots
+    def settle(self) -> int:
+        """The best number of slots, for fewer items where those that seemed to hold do not."""
+        while True:
+            slots = self._chooser.slots(*self._sums_of(self._held), self._rank)
+            if slots is not None:
+                return slots
+            if self._held == 1:
+                raise HoldsNowhere(self.filling.items[self.chosen[0]])
+            self._held -= max(1, self._held // FIRST_STEP)
 
     def take(self) -> tuple[Item, ...]:
         """Those that hold; the others go back where they came from."""

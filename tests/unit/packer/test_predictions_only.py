@@ -14,6 +14,7 @@ import lorapack as lp
 from lorapack.errors import Infeasible, InputError
 from lorapack.fleet.adapter import Adapter
 from lorapack.packer.evaluate import slot_rules
+from lorapack.packer.greedy import HoldsNowhere
 from lorapack.packer.placement import Item, apart, whole
 from lorapack.packer.placing import place
 from lorapack.packer.plan import Plan
@@ -168,3 +169,30 @@ def test_pins_are_kept() -> None:
     left = next(gpu for gpu in gpus if gpu.label == "left")
     assert {"a0", "a1", "a2"} <= {item.name for item in left.items}
     assert all(isinstance(item, Item) for item in left.items)
+
+
+class Doubtful(PredictedSlots):
+    """Finds, asked with care, that only so many hold."""
+
+    most = 50
+
+    def slots(self, sums, n, rank):
+        return super().slots(sums, n, rank) if n <= self.most else None
+
+
+def test_fewer_are_taken_where_those_that_seemed_to_hold_do_not() -> None:
+    judge = PredictedJudge(INTERACTIVE)
+    items = whole(Adapter(f"a{i:03d}", 16, 0.1) for i in range(300))
+    doubtful = Doubtful(judge, PROFILE, slot_rules(INTERACTIVE))
+    gpus = QuickFill(kind_of(PROFILE), doubtful, margin=0.0, works=Works()).fill(items, 1.0)
+    assert gpus is not None
+    assert sum(len(gpu.items) for gpu in gpus) == 300
+    assert all(45 < len(gpu.items) <= 50 for gpu in gpus[:-1])
+
+
+def test_nothing_that_holds_with_care_is_named() -> None:
+    doubtful = Doubtful(PredictedJudge(INTERACTIVE), PROFILE, slot_rules(INTERACTIVE))
+    doubtful.most = 0
+    items = whole(Adapter(f"a{i:03d}", 16, 0.1) for i in range(5))
+    with pytest.raises(HoldsNowhere, match="a000"):
+        QuickFill(kind_of(PROFILE), doubtful, margin=0.0, works=Works()).fill(items, 1.0)
