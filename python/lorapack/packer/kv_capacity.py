@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from lorapack.packer.evaluate import Evaluator
     from lorapack.profile.profile import Profile
 
-SLOT_GRID = 8
-"""Slots from one exact KV capacity to the next."""
+FINE, COARSE, MANY = 8, 32, 64
+"""Slots from one exact KV capacity to the next: few slots, many, and where many begin."""
 
 
 @dataclass
@@ -35,12 +35,13 @@ class KvCapacity:
 
     def tokens(self, slots: int, rank: int) -> int:
         """KV capacity: exact at every so many slots, straight between."""
-        below = slots - slots % SLOT_GRID
+        step = FINE if slots < MANY else COARSE
+        below = slots - slots % step
         low = self._exact(below or min(slots, 1), rank)
-        if slots == below or below + SLOT_GRID > self.slot_limit(rank):
+        if slots == below or below + step > self.slot_limit(rank):
             return low if slots == below else self._exact(slots, rank)
-        high = self._exact(below + SLOT_GRID, rank)
-        return low + (high - low) * (slots - below) // SLOT_GRID
+        high = self._exact(below + step, rank)
+        return low + (high - low) * (slots - below) // step
 
     def _exact(self, slots: int, rank: int) -> int:
         key = (slots, rank)

@@ -55,6 +55,9 @@ PASSED_OVER = 8
 MOST_COPIES = 5_000
 """Of an item on one GPU that are asked about."""
 
+LESS = 0.8
+"""Share of the engine time of so many of an item that smaller ones are guessed to fill."""
+
 NEAR = 0.02
 """Share to which such a number is known."""
 
@@ -236,7 +239,9 @@ def search_on_plan(
     work = _work(items, kinds, evaluator, slo) * beliefs
     knots = Knots.of(ranks, work)
     searched = _spread_out(np.arange(len(items)), work, MOST_SEARCHED)
-    shares = [1.0 / _maxpacks(list(classes.values()), ranks, at.tolist()) for at in knots.places]
+    shares = [
+        1.0 / _maxpacks(list(classes.values()), ranks, work, at.tolist()) for at in knots.places
+    ]
     return PricingSearch(
         list(classes.values()),
         ranks,
@@ -259,20 +264,23 @@ def _work(
 
 
 def _maxpacks(
-    classes: Sequence[GpuClass], ranks: NDArray[np.int64], places: Sequence[int]
+    classes: Sequence[GpuClass], ranks: NDArray[np.int64], work: Floats, places: Sequence[int]
 ) -> Floats:
     """How many of each item a GPU would hold, on the class of GPU that holds most.
 
     Args:
         classes: Of GPUs.
         ranks: The rank class of each item.
+        work: Engine time that each item takes.
         places: Of items of one rank, the smallest first.
     """
     best = np.ones(len(places))
     for gpu in classes:
-        count = 1.0
+        filled = 0.0
         for i in range(len(places) - 1, -1, -1) if gpu.rank == ranks[places[0]] else ():
-            count = gpu.most_copies(places[i], count)
+            # As much work as of the next larger item, a little less for the slots.
+            count = gpu.most_copies(places[i], LESS * filled / work[places[i]])
+            filled = count * work[places[i]]
             best[i] = max(best[i], count)
     return best
 
