@@ -42,7 +42,7 @@ CLOSE = 1e-3
 SEARCHES = 12
 """Rounds of the same where sets are searched for."""
 
-NEAR = 0.005
+NEAR = 0.01
 """Share of the bound at which those end."""
 
 AROUND_START = (0.5, 1.1)

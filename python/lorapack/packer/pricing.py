@@ -82,6 +82,7 @@ class GpuClass:
     items: Sequence[Item]
     beliefs: Floats
     works: Works
+    _scaled: dict[int, Work] = field(default_factory=dict, repr=False)
 
     def sums(self, places: Iterable[int]) -> WorkSums:
         """What items ask for in all."""
@@ -120,20 +121,26 @@ class GpuClass:
 
         return max(1.0, largest_count(fullness, round(guess), MOST_COPIES, NEAR)[1])
 
-    def take(self, order: Places, guess: int) -> list[int]:
-        """The longest start of an ordered list that fits, then what of the next few still does."""
-        starts = [WorkSums()]
+    def take(self, order: Places, guess: int) -> tuple[list[int], WorkSums]:
+        """The longest start of an ordered list that fits, then what of the next few still does.
+
+        Returns:
+            The places, and what they ask for.
+        """
+        sums, summed = WorkSums(), 0
 
         def fullness(count: int) -> float:
-            while len(starts) <= count:
-                longer = starts[-1].copy()
-                longer.add(self._work(int(order[len(starts) - 1])))
-                starts.append(longer)
-            return self._fullness(starts[count])
+            nonlocal summed
+            for place in order[summed:count].tolist():
+                sums.add(self._work(place))
+            for place in order[count:summed].tolist():
+                sums.remove(self._work(place))
+            summed = count
+            return self._fullness(sums)
 
         held = largest_count(fullness, guess, len(order))[0]
+        fullness(held)
         members: list[int] = order[:held].tolist()
-        sums = starts[held].copy()
         for place in order[held + 1 : held + 1 + PASSED_OVER].tolist():
             work = self._work(place)
             sums.add(work)
@@ -141,14 +148,18 @@ class GpuClass:
                 members.append(place)
             else:
                 sums.remove(work)
-        return members
+        return members, sums
 
     def _fullness(self, sums: WorkSums) -> float:
         return self.slots.least_full(sums, sums.n_adapters, self.rank)[0]
 
     def _work(self, place: int) -> Work:
-        load, profile = self.items[place].load, self.slots.guide.profile
-        return self.works.work(load, profile, self.rank).at_rate(self.beliefs[place])
+        work = self._scaled.get(place)
+        if work is None:
+            load, profile = self.items[place].load, self.slots.guide.profile
+            work = self.works.work(load, profile, self.rank).at_rate(self.beliefs[place])
+            self._scaled[place] = work
+        return work
 
 
 @dataclass
@@ -170,6 +181,7 @@ class PricingSearch:
     shares: Floats
     searched: Places
     last: dict[int, list[int]]
+    _sums: dict[int, WorkSums] = field(default_factory=dict, repr=False)
     _sizes: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -185,15 +197,18 @@ class PricingSearch:
             inside = (self.ranks[self.searched] <= gpu.rank) & (prices[self.searched] > 0.0)
             places = self.searched[inside]
             members = self.last.get(index, [])
-            sizes = self._sizes_beside(gpu, members) if members else self._sizes
+            if not len(places):
+                continue
+            sums = self._sums.get(index) or gpu.sums(members)
+            sizes = self._sizes_beside(gpu, sums) if members else self._sizes
             order = places[np.argsort(-prices[places] / sizes[places], kind="stable")]
-            self.last[index] = gpu.take(order, len(members)) if len(order) else []
-            found.append((self.last[index], float(prices[self.last[index]].sum())))
+            members, self._sums[index] = gpu.take(order, len(members))
+            self.last[index] = members
+            found.append((members, float(prices[members].sum())))
         return found
 
-    def _sizes_beside(self, gpu: GpuClass, members: Sequence[int]) -> Floats:
+    def _sizes_beside(self, gpu: GpuClass, sums: WorkSums) -> Floats:
         """What items add beside others: known for some of each rank, between them by size."""
-        sums = gpu.sums(members)
         sizes: Floats = self._sizes.copy()
         for rank in np.unique(self.ranks):
             if rank > gpu.rank:
