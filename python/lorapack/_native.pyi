@@ -129,6 +129,8 @@ class StepTime:
         attention_pair_ps: int,
         skipped_ps: int,
         waiting_ps: int,
+        mapping_ps: int,
+        mapping_token_ps: int,
     ) -> StepTime: ...
 
 @final
@@ -282,6 +284,8 @@ class GpuPhysics:
         attention_pair_ps: int,
         skipped_ps: int,
         waiting_ps: int,
+        mapping_ps: int,
+        mapping_token_ps: int,
         stretch_s: float,
         front_end_request_s: float,
         first_use_s: float,

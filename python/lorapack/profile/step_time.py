@@ -9,6 +9,7 @@ The form (milliseconds; ``M`` tokens in the step, padded to the CUDA-graph sizes
     L(M)    = lora_fixed + lora_block x blocks(M) x (max_loras + 1) + lora_token M
               + lora_prompt_token x (tokens of prompts)
               + distinct adapters x (adapter(M) + adapter_lookup x max_cpu_loras)
+              + (lora_mapping + lora_mapping_token x (tokens of the step)) [new batch]
                                                        with LoRA on (max_loras > 0)
 
 ``blocks(M)`` counts the thread blocks that the LoRA kernels of vLLM 0.8.5 launch for *each slot,
@@ -18,6 +19,11 @@ much: ``adapter(M)`` is one adapter's tiles of the expand kernel, and of the shr
 splits its sum over 64 blocks in small batches and over 8 in large ones, once for each 16 of the
 slots' rank. ``adapter_lookup`` is the engine's own Python: for every adapter of a batch it copies
 the list of all that its CPU cache holds (``list_adapters`` in vllm/lora/worker_manager.py).
+``lora_mapping`` is too: which slot each token's adapter is in is worked out anew, token by token, in
+every step whose batch is not one more token of each request of the step before (``convert_mapping``
+in vllm/lora/punica_wrapper/utils.py, behind the comparison with the last mapping in
+``set_adapter_mapping``). The step logs show it plainly: the first step of a closed loop's round is
+longer than the next ones, which are otherwise the same.
 
 The engine of the twin knows no floats: :meth:`StepTime.tables` rounds every price to picoseconds
 once.
@@ -64,6 +70,8 @@ class StepTables:
         attention_pair_ps: One (query, key) pair of a prefill chunk's attention.
         skipped_ps: One waiting request passed over because its adapter had no slot.
         waiting_ps: One request left waiting.
+        mapping_ps: A batch that is not one more token of each request of the step before.
+        mapping_token_ps: Further, for each of its tokens.
     """
 
     base: NDArray[np.uint64]
@@ -74,6 +82,8 @@ class StepTables:
     attention_pair_ps: int
     skipped_ps: int
     waiting_ps: int
+    mapping_ps: int
+    mapping_token_ps: int
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,8 @@ class StepTime:
         adapter_small_batch_ms: Further, for each 16 of `max_lora_rank`, in a batch below 128
             tokens: its tiles of the shrink kernels; an eighth of that in a larger batch.
         adapter_lookup_ns: Further, for each adapter that the CPU cache holds.
+        lora_mapping_ms: Mapping tokens to slots anew, in a new batch.
+        lora_mapping_token_ms: Further, for each token of that batch.
         skipped_ms: One waiting request passed over for lack of a slot.
         waiting_ms: One request left waiting.
         arrival_ms: CPU time that a request offered takes from the engine (clients and API server
@@ -123,6 +135,8 @@ class StepTime:
     adapter_rank_ms: float = number()
     adapter_small_batch_ms: float = number()
     adapter_lookup_ns: float = number()
+    lora_mapping_ms: float = number()
+    lora_mapping_token_ms: float = number()
     skipped_ms: float = number()
     waiting_ms: float = number()
     arrival_ms: float = number()
@@ -157,6 +171,7 @@ class StepTime:
         stretch = self.stretch(offered_rps)
         base = _picoseconds(base_ms * stretch)
         distinct_adapter = _picoseconds(adapter_ms * stretch)
+        lora = stretch if max_loras > 0 else 0.0
         base.flags.writeable = distinct_adapter.flags.writeable = False
         return StepTables(
             base=base,
@@ -167,6 +182,8 @@ class StepTime:
             attention_pair_ps=_whole_picoseconds(self.attention_pair_ms * stretch),
             skipped_ps=_whole_picoseconds(self.skipped_ms * stretch),
             waiting_ps=_whole_picoseconds(self.waiting_ms * stretch),
+            mapping_ps=_whole_picoseconds(self.lora_mapping_ms * lora),
+            mapping_token_ps=_whole_picoseconds(self.lora_mapping_token_ms * lora),
         )
 
     def stretch(self, offered_rps: float) -> float:

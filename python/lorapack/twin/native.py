@@ -116,6 +116,8 @@ def native_step_time(
         attention_pair_ps=tables.attention_pair_ps,
         skipped_ps=tables.skipped_ps,
         waiting_ps=tables.waiting_ps,
+        mapping_ps=tables.mapping_ps,
+        mapping_token_ps=tables.mapping_token_ps,
     )
 
 

@@ -365,6 +365,8 @@ def _native_physics(
         attention_pair_ps=one.attention_pair_ps,
         skipped_ps=one.skipped_ps,
         waiting_ps=one.waiting_ps,
+        mapping_ps=one.mapping_ps,
+        mapping_token_ps=one.mapping_token_ps,
         stretch_s=step.stretch(1.0) - 1.0,
         front_end_request_s=front.request_ms * 1e-3,
         first_use_s=front.first_use_ms * 1e-3,

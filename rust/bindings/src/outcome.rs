@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{
-    ArrayRef, Float64Array, RecordBatch, RecordBatchIterator, UInt32Array, UInt64Array, UInt8Array,
+    ArrayRef, BooleanArray, Float64Array, RecordBatch, RecordBatchIterator, UInt32Array, UInt64Array, UInt8Array,
 };
 use lorapack_twin::metrics::{self, Spread};
 use lorapack_twin::record::{AdapterColumns, RequestColumns, StepColumns};
@@ -162,6 +162,10 @@ fn steps(columns: StepColumns) -> RecordBatch {
         ("running", u32s(columns.running)),
         ("waiting", u32s(columns.waiting)),
         ("skipped", u32s(columns.skipped)),
+        (
+            "is_new_batch",
+            Arc::new(BooleanArray::from(columns.is_new_batch)),
+        ),
         ("distinct_adapters", u32s(columns.distinct_adapters)),
         ("context_tokens", u64s(columns.context_tokens)),
         ("used_blocks", u32s(columns.used_blocks)),

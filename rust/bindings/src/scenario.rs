@@ -224,7 +224,8 @@ pub struct StepTime(lorapack_twin::step_time::StepTime);
 impl StepTime {
     #[new]
     #[pyo3(signature = (*, base_ps, distinct_adapter_ps, request_ps, context_token_ps,
-                        mixed_context_token_ps, attention_pair_ps, skipped_ps, waiting_ps))]
+                        mixed_context_token_ps, attention_pair_ps, skipped_ps, waiting_ps,
+                        mapping_ps, mapping_token_ps))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
         base_ps: PyReadonlyArray1<'_, u64>,
@@ -235,6 +236,8 @@ impl StepTime {
         attention_pair_ps: u64,
         skipped_ps: u64,
         waiting_ps: u64,
+        mapping_ps: u64,
+        mapping_token_ps: u64,
     ) -> PyResult<Self> {
         Ok(StepTime(lorapack_twin::step_time::StepTime {
             base: times(&base_ps)?.into(),
@@ -245,6 +248,8 @@ impl StepTime {
             attention_pair: Time(attention_pair_ps),
             skipped: Time(skipped_ps),
             waiting: Time(waiting_ps),
+            mapping: Time(mapping_ps),
+            mapping_token: Time(mapping_token_ps),
         }))
     }
 }

@@ -111,6 +111,8 @@ pub struct Run<'a> {
     /// The scheduler's request number -> place in `diary.journeys`.
     names: Vec<usize>,
     residency: Residency,
+    /// The requests of the last step that ran, if each had one token in it.
+    last_decodes: Option<Vec<usize>>,
     /// Adapters in the order in which a batch is walked.
     walk_order: Vec<u32>,
     now: Time,
@@ -146,6 +148,7 @@ impl<'a> Run<'a> {
             scheduler: Scheduler::new(scenario.engine.clone()),
             names: Vec::new(),
             residency,
+            last_decodes: None,
             walk_order: lorapack_twin::streams::walk_order(scenario),
             now: Time::ZERO,
             merged: 0,
@@ -331,7 +334,8 @@ impl<'a> Run<'a> {
                 request: self.names[self.scheduler.waiting[0]],
             });
         }
-        let mut step = self.price(&decision);
+        let is_new = self.is_new_batch(&decision);
+        let mut step = self.price(&decision, is_new);
         if step.end > end {
             self.diary.cut = Some(step);
             return Ok(false);
@@ -343,10 +347,24 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
+    /// Whether the batch is anything but one token of each of the same requests once more.
+    fn is_new_batch(&mut self, decision: &Decision) -> bool {
+        if decision.scheduled.is_empty() {
+            return false;
+        }
+        let decodes: Option<Vec<usize>> = (decision.scheduled.iter())
+            .map(|&(request, tokens)| (tokens == 1).then_some(request))
+            .collect();
+        let is_new = decodes.is_none() || decodes != self.last_decodes;
+        self.last_decodes = decodes;
+        is_new
+    }
+
     /// Loads the batch's adapters and prices the step.
-    fn price(&mut self, decision: &Decision) -> Step {
+    fn price(&mut self, decision: &Decision, is_new: bool) -> Step {
         let batch = self.adapters_in_walk_order(decision);
-        let shape = self.shape(decision, batch.len() as u32);
+        let mut shape = self.shape(decision, batch.len() as u32);
+        shape.is_new = is_new;
         let mut step = Step {
             start: self.now,
             end: self.now,

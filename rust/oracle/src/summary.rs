@@ -264,6 +264,7 @@ fn steps(diary: &Diary) -> StepColumns {
         columns.running.push(step.running);
         columns.waiting.push(step.shape.waiting);
         columns.skipped.push(step.shape.skipped);
+        columns.is_new_batch.push(step.shape.is_new);
         columns.distinct_adapters.push(step.shape.distinct_adapters);
         columns.context_tokens.push(step.shape.context_tokens);
         columns.used_blocks.push(step.used_blocks);

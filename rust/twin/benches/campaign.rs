@@ -91,6 +91,8 @@ fn step_time(max_loras: u32) -> StepTime {
         attention_pair: Time::ZERO,
         skipped: ms(3.7e-4),
         waiting: ms(1.1e-4),
+        mapping: ms(0.9),
+        mapping_token: ms(0.0085),
     }
 }
 

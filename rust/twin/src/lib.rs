@@ -63,6 +63,8 @@
 //!         context_token: Time::ZERO,
 //!         mixed_context_token: Time::ZERO,
 //!         attention_pair: Time::ZERO,
+//!         mapping: Time::ZERO,
+//!         mapping_token: Time::ZERO,
 //!         skipped: Time::ZERO,
 //!         waiting: Time::ZERO,
 //!     },

@@ -80,6 +80,8 @@ pub struct StepColumns {
     pub waiting: Vec<u32>,
     /// Waiting requests passed over for lack of a slot.
     pub skipped: Vec<u32>,
+    /// Whether the batch is another than that of the step before.
+    pub is_new_batch: Vec<bool>,
     /// Distinct adapters scheduled.
     pub distinct_adapters: Vec<u32>,
     /// Context tokens read.
@@ -113,6 +115,7 @@ impl StepColumns {
         self.running.push(counts.running);
         self.waiting.push(counts.waiting);
         self.skipped.push(shape.skipped);
+        self.is_new_batch.push(shape.is_new);
         self.distinct_adapters.push(shape.distinct_adapters);
         self.context_tokens.push(shape.context_tokens);
         self.used_blocks.push(counts.used_blocks);

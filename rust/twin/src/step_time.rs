@@ -27,6 +27,10 @@ pub struct StepTime {
     pub skipped: Time,
     /// One request left waiting after scheduling.
     pub waiting: Time,
+    /// Mapping the batch's tokens to LoRA slots anew, where they are not those of the step before.
+    pub mapping: Time,
+    /// Further, for each token.
+    pub mapping_token: Time,
 }
 
 /// The shape of a scheduled batch: all that its price depends on.
@@ -46,6 +50,9 @@ pub struct BatchShape {
     pub skipped: u32,
     /// Requests waiting after scheduling, the skipped included.
     pub waiting: u32,
+    /// Whether the batch is another than that of the step before: it is not, where both are one
+    /// token of each of the same requests.
+    pub is_new: bool,
 }
 
 impl StepTime {
@@ -59,6 +66,11 @@ impl StepTime {
         } else {
             self.context_token
         };
+        let mapping = if shape.is_new {
+            self.mapping_price(shape.batched_tokens).0
+        } else {
+            0
+        };
         Time(
             self.base[tokens].0
                 + self.distinct_adapter[tokens].0 * u64::from(shape.distinct_adapters)
@@ -66,7 +78,15 @@ impl StepTime {
                 + context_token.0 * shape.context_tokens
                 + self.attention_pair.0 * shape.attention_pairs
                 + self.skipped.0 * u64::from(shape.skipped)
-                + self.waiting.0 * u64::from(shape.waiting),
+                + self.waiting.0 * u64::from(shape.waiting)
+                + mapping,
         )
+    }
+
+    /// What a batch of so many tokens costs more for being another than the one before.
+    #[inline]
+    #[must_use]
+    pub fn mapping_price(&self, batched_tokens: u32) -> Time {
+        Time(self.mapping.0 + self.mapping_token.0 * u64::from(batched_tokens))
     }
 }

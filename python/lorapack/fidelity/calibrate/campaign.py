@@ -100,6 +100,8 @@ START = {
     "adapter_rank_ms": 5e-4,
     "adapter_small_batch_ms": 0.09,
     "adapter_lookup_ns": 100.0,
+    "lora_mapping_ms": 0.9,
+    "lora_mapping_token_ms": 0.0085,
     "skipped_ms": 4e-4,
     "waiting_ms": 1e-4,
     "arrival_ms": 0.08,

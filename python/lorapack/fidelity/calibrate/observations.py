@@ -35,6 +35,8 @@ class Observations:
         attention_pairs: Mean (query, key) pairs of prefill chunks.
         skipped: Mean waiting requests passed over.
         waiting: Mean requests left waiting.
+        new_batches: Share of the steps whose batch is not that of the step before.
+        new_tokens: Mean tokens in those steps, the others counted as none.
         offered_rps: Requests offered, a second: the CPU that they take stretches the step.
         load_ms: Mean time spent bringing adapters in, milliseconds.
         measured_ms: Time of a step, milliseconds.
@@ -55,6 +57,8 @@ class Observations:
     attention_pairs: Floats
     skipped: Floats
     waiting: Floats
+    new_batches: Floats
+    new_tokens: Floats
     offered_rps: Floats
     load_ms: Floats
     measured_ms: Floats
@@ -79,6 +83,11 @@ class Observations:
             + step_time.skipped_ms * self.skipped
             + step_time.waiting_ms * self.waiting
         )
+        mapping = (
+            step_time.lora_mapping_ms * self.new_batches
+            + step_time.lora_mapping_token_ms * self.new_tokens
+        )
+        time += np.where(self.max_loras > 0, mapping, 0.0)
         count = np.arange(self.tokens.shape[1])
         lookup = step_time.adapter_lookup_ns * 1e-6 * self.cpu_loras
         for slots, rank in sorted(set(zip(self.max_loras, self.max_lora_rank, strict=True))):
@@ -123,6 +132,7 @@ def single_steps(
     load_ms: Floats | None = None,
     waiting: Floats | None = None,
     skipped: Floats | None = None,
+    new_batches: Floats | None = None,
 ) -> Observations:
     """Rows that are one shape of step each.
 
@@ -142,6 +152,7 @@ def single_steps(
         load_ms: Loads, milliseconds; none where left out.
         waiting: Requests left waiting; none where left out.
         skipped: Of those, the ones passed over; none where left out.
+        new_batches: 1 where the batch is not that of the step before; none is where left out.
     """
     n = tokens.size
     rows = np.arange(n)
@@ -160,6 +171,8 @@ def single_steps(
         attention_pairs=none if attention_pairs is None else attention_pairs,
         skipped=none if skipped is None else skipped,
         waiting=none if waiting is None else waiting,
+        new_batches=none if new_batches is None else new_batches,
+        new_tokens=none if new_batches is None else new_batches * tokens,
         offered_rps=none,
         load_ms=none if load_ms is None else load_ms,
         measured_ms=measured_ms,

@@ -60,6 +60,8 @@ class MeanShape:
     attention_pairs: float
     skipped: float
     waiting: float
+    new_batches: float
+    new_tokens: float
     load_ms: float
     step_ms: float
 
@@ -254,6 +256,7 @@ class _StepShapes:
         context = self.steps["context_tokens"].to_numpy().astype(np.float64)
         step_s, prefill = self._of(share, "duration_s"), batched - self.scheduled
         mixed = prefill > 0
+        new = share * self.steps["is_new_batch"].to_numpy()
         return MeanShape(
             tokens=np.bincount(batched, weights=share).astype(np.float64),
             adapters=np.bincount(batched, weights=share * distinct).astype(np.float64),
@@ -263,6 +266,8 @@ class _StepShapes:
             attention_pairs=float(share @ prefill) * self.pairs_per_token,
             skipped=self._of(share, "skipped"),
             waiting=self._of(share, "waiting"),
+            new_batches=float(new.sum()),
+            new_tokens=float(new @ batched),
             load_ms=self._of(share, "load_s") * 1e3,
             step_ms=step_s * 1e3,
         )

@@ -80,6 +80,7 @@ def step_shapes(path: Path, base_latency: Path, model: str) -> Observations:
         requests=shapes["requests"].to_numpy(),
         context_tokens=shapes["context_tokens"].to_numpy(),
         attention_pairs=shapes["attention_pairs"].to_numpy(),
+        new_batches=shapes["is_new"].to_numpy().astype(np.float64),
         measured_ms=shapes["step_ms"].to_numpy(),
         weight=weight,
         source="step logs",
@@ -120,7 +121,8 @@ def _replayed(run: pl.DataFrame) -> pl.DataFrame | None:
     requests, new, context, exact = replay_closed_loop(tokens, output)
     steady = exact & (new == 0) & (tokens > 0)
     many = exact & (tokens > MAX_BATCHED_TOKENS // 4)  # admissions large enough for eager mode
-    return _frame(run, tokens, requests, context).filter(pl.Series(steady | many))
+    same = (new == 0) & (np.roll(new, 1) == 0) & (np.roll(requests, 1) == requests)
+    return _frame(run, tokens, requests, context, ~same).filter(pl.Series(steady | many))
 
 
 def replay_closed_loop(
@@ -169,7 +171,8 @@ def _between_waves(run: pl.DataFrame) -> pl.DataFrame:
     alone = (wave == 0) & (age >= 3) & (age < output - 3)
     requests = np.where(alone, 1, seqs)
     context = requests * (PROMPT_TOKENS + age - np.where(alone, 0, 3))
-    return _frame(run, requests, requests, context).filter(pl.Series(inside | alone))
+    none = np.zeros(run.height, dtype=bool)
+    return _frame(run, requests, requests, context, none).filter(pl.Series(inside | alone))
 
 
 def _prompt_only(run: pl.DataFrame, latency: pl.DataFrame) -> pl.DataFrame | None:
@@ -187,7 +190,7 @@ def _prompt_only(run: pl.DataFrame, latency: pl.DataFrame) -> pl.DataFrame | Non
     later = run[3:].sort("step_s", descending=True)[:full]
     requests = np.full(later.height, MAX_BATCHED_TOKENS / length)
     tokens = np.full(later.height, MAX_BATCHED_TOKENS)
-    frame = _frame(later, tokens, requests, np.zeros(later.height))
+    frame = _frame(later, tokens, requests, np.zeros(later.height), np.ones(later.height, bool))
     return frame.with_columns(attention_pairs=pl.lit(MAX_BATCHED_TOKENS * (length + 1) / 2))
 
 
@@ -196,6 +199,7 @@ def _frame(
     tokens: NDArray[np.int64],
     requests: NDArray[np.int64] | NDArray[np.float64],
     context: NDArray[np.int64] | NDArray[np.float64],
+    is_new: NDArray[np.bool_],
 ) -> pl.DataFrame:
     return pl.DataFrame(
         {
@@ -207,6 +211,7 @@ def _frame(
             "context_tokens": context.astype(np.float64),
             "attention_pairs": np.zeros(run.height),
             "adapters": run["distinct_adapters"].cast(pl.Int64),
+            "is_new": is_new,
             "step_ms": run["step_s"].cast(pl.Float64) * 1e3,
         }
     )
@@ -222,6 +227,7 @@ def _medians(steps: pl.DataFrame) -> pl.DataFrame:
         "requests",
         "attention_pairs",
         "adapters",
+        "is_new",
     ]
     return (
         steps.with_columns(age=age)

@@ -39,6 +39,8 @@ FITTED = (
     "adapter_rank_ms",
     "adapter_small_batch_ms",
     "adapter_lookup_ns",
+    "lora_mapping_ms",
+    "lora_mapping_token_ms",
     "skipped_ms",
     "waiting_ms",
     "arrival_ms",

@@ -156,7 +156,10 @@ def observations_of(
     prompts = lengths.pairs()[0].astype(np.float64)
     held = windows["kv_usage"].to_numpy() * setting.kv_cache_tokens
     context = np.maximum(held - running * setting.block_size / 2, 0.0)
-    mixed = -np.expm1(-per_step / prompts.mean())
+    admitted = per_step / prompts.mean()
+    mixed = -np.expm1(-admitted)
+    # New with its prompts, after a step that had some, and after one with which somebody ended.
+    new = -np.expm1(-3 * admitted)
     tokens = _token_shares(running, per_step, prompts, setting.max_num_batched_tokens)
     n = windows.height
     none = np.zeros(n)
@@ -172,7 +175,9 @@ def observations_of(
         attention_pairs=per_step * float((prompts**2).mean() / prompts.mean() / 2),
         skipped=none,
         waiting=windows["waiting"].to_numpy().astype(np.float64),
-        offered_rps=per_step / prompts.mean() / (windows["step_ms"].to_numpy() * 1e-3),
+        new_batches=new,
+        new_tokens=running * new + per_step,
+        offered_rps=admitted / (windows["step_ms"].to_numpy() * 1e-3),
         load_ms=none,
         measured_ms=windows["step_ms"].to_numpy().astype(np.float64),
         gain=np.ones(n),

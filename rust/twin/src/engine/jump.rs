@@ -130,6 +130,9 @@ impl Engine<'_> {
     #[inline(never)]
     fn stretch(&mut self, most: u64, is_first: bool) -> u64 {
         self.scheduler.alike_shape(&mut self.decision.shape);
+        self.decision.shape.is_new = self.batch_changed;
+        // A new batch costs more in its first step: that one is taken alone.
+        let most = if self.batch_changed { 1 } else { most };
         let shape = &self.decision.shape;
         let prices = &self.scenario.step_time;
         let series = Series {
@@ -148,6 +151,7 @@ impl Engine<'_> {
         if steps == 0 {
             return 0;
         }
+        self.batch_changed = false;
         if is_first {
             // Whoever ended with the step before is not in these; nobody joins, so nothing is loaded.
             self.lora_slots.walk(self.scheduler.batch());

@@ -64,6 +64,9 @@ struct Engine<'a> {
     scheduler: Scheduler,
     lora_slots: LoraSlots,
     journeys: Journeys,
+    /// Whether the next step cannot be like the last one that ran: somebody left after it, or it
+    /// computed prompts.
+    batch_changed: bool,
     /// Steps so far whose tokens reached clients with those of the step before.
     merged: u64,
     tally: Tally,
@@ -85,6 +88,7 @@ impl<'a> Engine<'a> {
             scheduler: Scheduler::new(&scenario.engine, &is_base),
             lora_slots: LoraSlots::new(scenario),
             journeys: Journeys::new(records.requests.then(RequestColumns::default)),
+            batch_changed: true,
             merged: 0,
             tally: Tally::new(scenario),
             steps: records.steps.then(StepColumns::default),
@@ -154,6 +158,7 @@ impl<'a> Engine<'a> {
     #[inline(never)]
     fn step(&mut self) -> Result<bool, SimulateError> {
         self.scheduler.schedule(&mut self.decision);
+        self.note_change();
         if self.clients.scrapes.is_some() {
             self.report_moves();
         }
@@ -192,6 +197,21 @@ impl<'a> Engine<'a> {
             self.record_step(start, took, &counts);
         }
         Ok(true)
+    }
+
+    /// Whether the batch is a new one, and whether the next will be for what this one computes.
+    #[inline]
+    fn note_change(&mut self) {
+        let decision = &mut self.decision;
+        if decision.shape.scheduled == 0 {
+            return;
+        }
+        let has_prompts = decision.chunks.iter().any(|chunk| chunk.tokens > 1);
+        decision.shape.is_new = self.batch_changed
+            || has_prompts
+            || decision.chunks.len() > decision.n_continued
+            || !decision.preempted.is_empty();
+        self.batch_changed = has_prompts;
     }
 
     /// Who moved between the waiting queue and the batch, for who reports it.
@@ -296,6 +316,7 @@ impl<'a> Engine<'a> {
 
     /// Those who have all their tokens leave.
     fn finish(&mut self) {
+        self.batch_changed |= !self.completed.finished.is_empty();
         for &id in &self.completed.finished {
             let request = &self.scheduler.requests[id];
             let journey = &self.journeys[id];

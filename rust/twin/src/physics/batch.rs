@@ -100,7 +100,8 @@ impl Case<'_> {
             + seen * self.mix.held_tokens * step.context_price(mean.with_prompts)
             + step.attention_pair * pairs
             + step.waiting * waiting
-            + step.skipped * waiting * without_slot;
+            + step.skipped * waiting * without_slot
+            + self.mapping_s(seen, arrivals, mean.with_prompts);
         Batch {
             step_s: (mean.step_s + by_batch) * stretch + load_s,
             prefill_step_s: (mean.large_step_s + by_batch) * stretch + load_s,
@@ -108,6 +109,19 @@ impl Case<'_> {
             load_s,
             futile,
         }
+    }
+
+    /// What new batches add to a step, mean: one is new with its prompts, after a step that had some,
+    /// and after one with which somebody ended.
+    fn mapping_s(&self, seen: f64, arrivals: f64, with_prompts: f64) -> f64 {
+        if self.setting.max_loras <= 0.0 {
+            return 0.0;
+        }
+        let without = 1.0 - with_prompts;
+        let new = 1.0 - without * without * (-arrivals).exp();
+        let prompts = arrivals * (self.demand.prompt_tokens - 1.0).max(0.0);
+        let step = &self.gpu.step;
+        step.mapping * new + step.mapping_token * (seen * new + prompts)
     }
 
     /// A step as a token sees it: with more of its adapter's queue in it, where slots are short and

@@ -19,6 +19,8 @@ fn flat_gpu() -> Gpu {
             attention_pair: 0.0,
             skipped: 0.0,
             waiting: 0.0,
+            mapping: 0.0,
+            mapping_token: 0.0,
             stretch_s: 0.0,
         },
         front_end: FrontEndPrices {

@@ -53,6 +53,7 @@ fn compare_steps(fast: &StepColumns, plain: &StepColumns) {
     same("running", &fast.running, &plain.running);
     same("waiting", &fast.waiting, &plain.waiting);
     same("skipped", &fast.skipped, &plain.skipped);
+    same("is_new_batch", &fast.is_new_batch, &plain.is_new_batch);
     same(
         "distinct_adapters",
         &fast.distinct_adapters,

@@ -218,6 +218,8 @@ fn step_time(dice: &mut impl Dice, engine: &EngineSettings) -> StepTime {
         attention_pair: price(30_000),
         skipped: price(400_000),
         waiting: price(900_000),
+        mapping: price(3_000_000_000),
+        mapping_token: price(9_000_000),
     }
 }
 
