@@ -130,7 +130,7 @@ class StepTime:
         skipped_ps: int,
         waiting_ps: int,
         mapping_ps: int,
-        mapping_token_ps: int,
+        mapping_request_ps: int,
     ) -> StepTime: ...
 
 @final
@@ -285,7 +285,7 @@ class GpuPhysics:
         skipped_ps: int,
         waiting_ps: int,
         mapping_ps: int,
-        mapping_token_ps: int,
+        mapping_request_ps: int,
         stretch_s: float,
         front_end_request_s: float,
         first_use_s: float,

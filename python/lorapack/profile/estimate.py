@@ -15,8 +15,7 @@ term                                  scaled by
 ``attention_tflops``                  bf16 rate
 ``adapter_rank_ms``                   LoRA values a unit of rank / bandwidth
 ``lora_token_ms``                     LoRA values a unit of rank / bandwidth
-``lora_prompt_token_ms``              LoRA values a unit of rank / bandwidth
-``lora_block_ns``                     nothing: one block's latency
+``lora_block_ns``, ``adapter_block_ns``  nothing: one block's latency
 ``eager_ms``, ``cuda_graphs_gib``     decoder layers (kernels launched)
 ``adapter_small_batch_ms``            LoRA matrices (tiles of the shrink kernels)
 ``adapter_ms``                        tiles of the LoRA expand kernels in all layers
@@ -152,7 +151,6 @@ def _step_time(model: ModelShape, gpu: Gpu, source: Profile) -> StepTime:
         attention_tflops=_rounded(measured.attention_tflops * scales.compute_rate),
         adapter_rank_ms=_rounded(measured.adapter_rank_ms * scales.lora_read),
         lora_token_ms=_rounded(measured.lora_token_ms * scales.lora_read),
-        lora_prompt_token_ms=_rounded(measured.lora_prompt_token_ms * scales.lora_read),
         adapter_small_batch_ms=_rounded(measured.adapter_small_batch_ms * scales.copies),
         eager_ms=_rounded(measured.eager_ms * scales.layers),
         adapter_ms=_rounded(measured.adapter_ms * scales.tiles),

@@ -7,9 +7,8 @@ The form (milliseconds; ``M`` tokens in the step, padded to the CUDA-graph sizes
 
     gemm(M) = (weights^2 + (token M)^2)^(1/2)          weights read once, or compute: the longer
     L(M)    = lora_fixed + lora_block x blocks(M) x (max_loras + 1) + lora_token M
-              + lora_prompt_token x (tokens of prompts)
               + distinct adapters x (adapter(M) + adapter_lookup x max_cpu_loras)
-              + (lora_mapping + lora_mapping_token x (tokens of the step)) [new batch]
+              + (lora_mapping + lora_mapping_request x requests) [new batch]
                                                        with LoRA on (max_loras > 0)
 
 ``blocks(M)`` counts the thread blocks that the LoRA kernels of vLLM 0.8.5 launch for *each slot,
@@ -17,13 +16,15 @@ used or not* (grid sizes and tiles of its Triton shrink and expand kernels; both
 when idle), which is why idle slots slow a GPU down. A block that has work costs some 25 times as
 much: ``adapter(M)`` is one adapter's tiles of the expand kernel, and of the shrink kernel, which
 splits its sum over 64 blocks in small batches and over 8 in large ones, once for each 16 of the
-slots' rank. ``adapter_lookup`` is the engine's own Python: for every adapter of a batch it copies
+slots' rank. Blocks beyond an adapter's own tokens end at once too, but only after they have read how
+many tokens it has, which those of a slot that is not in the batch do not: ``adapter_block`` for each
+of its expand kernels' blocks, whose number grows with all the tokens of the step. ``adapter_lookup`` is the engine's own Python: for every adapter of a batch it copies
 the list of all that its CPU cache holds (``list_adapters`` in vllm/lora/worker_manager.py).
-``lora_mapping`` is too: which slot each token's adapter is in is worked out anew, token by token, in
-every step whose batch is not one more token of each request of the step before (``convert_mapping``
-in vllm/lora/punica_wrapper/utils.py, behind the comparison with the last mapping in
-``set_adapter_mapping``). The step logs show it plainly: the first step of a closed loop's round is
-longer than the next ones, which are otherwise the same.
+``lora_mapping`` is too: in every step whose batch is not one more token of each request of the step
+before, the tokens' slots are worked out anew (``update_metadata`` in vllm/lora/punica_wrapper, behind
+the comparison with the last mapping in ``set_adapter_mapping``). The step logs show it plainly: the
+first step of a closed loop's round is longer than the next ones, which are otherwise the same, by a
+constant and by request; with LoRA off it is not.
 
 The engine of the twin knows no floats: :meth:`StepTime.tables` rounds every price to picoseconds
 once.
@@ -64,14 +65,14 @@ class StepTables:
     Attributes:
         base: By tokens in the step, 0..=`max_num_batched_tokens`: all that depends on tokens alone.
         distinct_adapter: By tokens in the step: one distinct adapter in the batch.
-        request_ps: One request scheduled (less what the tables charge for its token as a prompt's).
+        request_ps: One request scheduled.
         context_token_ps: One token of KV that was there before the step and is read in it.
         mixed_context_token_ps: The same, in a step that also has a request with several tokens.
         attention_pair_ps: One (query, key) pair of a prefill chunk's attention.
         skipped_ps: One waiting request passed over because its adapter had no slot.
         waiting_ps: One request left waiting.
         mapping_ps: A batch that is not one more token of each request of the step before.
-        mapping_token_ps: Further, for each of its tokens.
+        mapping_request_ps: Further, for each of its requests.
     """
 
     base: NDArray[np.uint64]
@@ -83,7 +84,7 @@ class StepTables:
     skipped_ps: int
     waiting_ps: int
     mapping_ps: int
-    mapping_token_ps: int
+    mapping_request_ps: int
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,14 @@ class StepTime:
         lora_fixed_ms: LoRA switched on.
         lora_block_ns: One thread block of a LoRA expand kernel, launched for each slot.
         lora_token_ms: One token through the LoRA kernels.
-        lora_prompt_token_ms: Further, where it is a prompt's and not a request's latest.
         adapter_ms: One distinct adapter in the batch: its tiles of the expand kernels.
         adapter_rank_ms: Further, for each unit of `max_lora_rank`.
         adapter_small_batch_ms: Further, for each 16 of `max_lora_rank`, in a batch below 128
             tokens: its tiles of the shrink kernels; an eighth of that in a larger batch.
+        adapter_block_ns: Further, for each of its blocks of the expand kernels.
         adapter_lookup_ns: Further, for each adapter that the CPU cache holds.
         lora_mapping_ms: Mapping tokens to slots anew, in a new batch.
-        lora_mapping_token_ms: Further, for each token of that batch.
+        lora_mapping_request_ms: Further, for each request of that batch.
         skipped_ms: One waiting request passed over for lack of a slot.
         waiting_ms: One request left waiting.
         arrival_ms: CPU time that a request offered takes from the engine (clients and API server
@@ -130,13 +131,13 @@ class StepTime:
     lora_fixed_ms: float = number()
     lora_block_ns: float = number()
     lora_token_ms: float = number()
-    lora_prompt_token_ms: float = number()
     adapter_ms: float = number()
     adapter_rank_ms: float = number()
     adapter_small_batch_ms: float = number()
+    adapter_block_ns: float = number()
     adapter_lookup_ns: float = number()
     lora_mapping_ms: float = number()
-    lora_mapping_token_ms: float = number()
+    lora_mapping_request_ms: float = number()
     skipped_ms: float = number()
     waiting_ms: float = number()
     arrival_ms: float = number()
@@ -176,14 +177,14 @@ class StepTime:
         return StepTables(
             base=base,
             distinct_adapter=distinct_adapter,
-            request_ps=_whole_picoseconds(self.scheduled_request_ms(max_loras) * stretch),
+            request_ps=_whole_picoseconds(self.request_ms * stretch),
             context_token_ps=_whole_picoseconds(self.context_token_ms * stretch),
             mixed_context_token_ps=_whole_picoseconds(self.mixed_context_token_ms * stretch),
             attention_pair_ps=_whole_picoseconds(self.attention_pair_ms * stretch),
             skipped_ps=_whole_picoseconds(self.skipped_ms * stretch),
             waiting_ps=_whole_picoseconds(self.waiting_ms * stretch),
             mapping_ps=_whole_picoseconds(self.lora_mapping_ms * lora),
-            mapping_token_ps=_whole_picoseconds(self.lora_mapping_token_ms * lora),
+            mapping_request_ps=_whole_picoseconds(self.lora_mapping_request_ms * lora),
         )
 
     def stretch(self, offered_rps: float) -> float:
@@ -213,17 +214,8 @@ class StepTime:
         if max_loras > 0:
             launched = self.lora_blocks(padded, max_lora_rank) * (max_loras + 1)
             time = time + self.lora_fixed_ms + self.lora_token_ms * padded
-            time = time + self.lora_prompt_token_ms * tokens
             time = time + self.lora_block_ns * 1e-6 * launched
         return np.where(tokens > 0, time, self.fixed_ms)
-
-    def scheduled_request_ms(self, max_loras: int) -> float:
-        """The price of a request scheduled.
-
-        :meth:`base_ms` charges every token as a prompt's; a request's latest one, of which each has
-        one a step, is taken off here (a price cannot be negative: it ends at none).
-        """
-        return max(0.0, self.request_ms - (self.lora_prompt_token_ms if max_loras > 0 else 0.0))
 
     def distinct_adapter_ms(
         self,
@@ -238,8 +230,9 @@ class StepTime:
             return np.zeros(padded.shape)
         split = self._shrink_split(padded) / SMALL_BATCH_SPLIT
         shrink = self.adapter_small_batch_ms * split * _tiles(max_lora_rank)
+        blocks = self.adapter_block_ns * 1e-6 * self._expand_blocks(padded)
         lookup = self.adapter_lookup_ns * 1e-6 * cpu_loras
-        return self.adapter_ms + self.adapter_rank_ms * max_lora_rank + shrink + lookup
+        return self.adapter_ms + self.adapter_rank_ms * max_lora_rank + shrink + blocks + lookup
 
     def padded_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens as computed: up to a CUDA graph's size (1, 2, 4, multiples of 8), eager as is."""
@@ -253,8 +246,12 @@ class StepTime:
         model = self.model
         split = self._shrink_split(padded_tokens)
         shrink = split * -(-padded_tokens // 32) * _tiles(max_lora_rank) * model.lora_slices
-        expand = -(-padded_tokens // 64) * model.lora_expand_blocks
-        return np.asarray(model.num_hidden_layers * (shrink + expand), dtype=np.float64)
+        blocks = shrink * model.num_hidden_layers + self._expand_blocks(padded_tokens)
+        return np.asarray(blocks, dtype=np.float64)
+
+    def _expand_blocks(self, padded_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        model = self.model
+        return -(-padded_tokens // 64) * model.lora_expand_blocks * model.num_hidden_layers
 
     def _shrink_split(self, padded_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         small = padded_tokens < SMALL_BATCH_TOKENS

@@ -117,7 +117,7 @@ def native_step_time(
         skipped_ps=tables.skipped_ps,
         waiting_ps=tables.waiting_ps,
         mapping_ps=tables.mapping_ps,
-        mapping_token_ps=tables.mapping_token_ps,
+        mapping_request_ps=tables.mapping_request_ps,
     )
 
 

@@ -366,7 +366,7 @@ def _native_physics(
         skipped_ps=one.skipped_ps,
         waiting_ps=one.waiting_ps,
         mapping_ps=one.mapping_ps,
-        mapping_token_ps=one.mapping_token_ps,
+        mapping_request_ps=one.mapping_request_ps,
         stretch_s=step.stretch(1.0) - 1.0,
         front_end_request_s=front.request_ms * 1e-3,
         first_use_s=front.first_use_ms * 1e-3,

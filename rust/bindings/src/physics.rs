@@ -112,7 +112,7 @@ impl GpuPhysics {
     #[new]
     #[pyo3(signature = (*, without_lora_ps, one_slot_ps, two_slots_ps, distinct_adapter_ps,
                         cpu_lora_ps, request_ps, context_token_ps, mixed_context_token_ps,
-                        attention_pair_ps, skipped_ps, waiting_ps, mapping_ps, mapping_token_ps,
+                        attention_pair_ps, skipped_ps, waiting_ps, mapping_ps, mapping_request_ps,
                         stretch_s, front_end_request_s, first_use_s, first_token_fixed_s,
                         first_token_request_s, first_token_step, series_s, series_adapter_s,
                         block_size, max_num_seqs,
@@ -131,7 +131,7 @@ impl GpuPhysics {
         skipped_ps: u64,
         waiting_ps: u64,
         mapping_ps: u64,
-        mapping_token_ps: u64,
+        mapping_request_ps: u64,
         stretch_s: f64,
         front_end_request_s: f64,
         first_use_s: f64,
@@ -184,7 +184,7 @@ impl GpuPhysics {
                 skipped: seconds(skipped_ps),
                 waiting: seconds(waiting_ps),
                 mapping: seconds(mapping_ps),
-                mapping_token: seconds(mapping_token_ps),
+                mapping_request: seconds(mapping_request_ps),
                 stretch_s,
             },
             front_end: FrontEndPrices {

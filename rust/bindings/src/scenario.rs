@@ -225,7 +225,7 @@ impl StepTime {
     #[new]
     #[pyo3(signature = (*, base_ps, distinct_adapter_ps, request_ps, context_token_ps,
                         mixed_context_token_ps, attention_pair_ps, skipped_ps, waiting_ps,
-                        mapping_ps, mapping_token_ps))]
+                        mapping_ps, mapping_request_ps))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
     fn new(
         base_ps: PyReadonlyArray1<'_, u64>,
@@ -237,7 +237,7 @@ impl StepTime {
         skipped_ps: u64,
         waiting_ps: u64,
         mapping_ps: u64,
-        mapping_token_ps: u64,
+        mapping_request_ps: u64,
     ) -> PyResult<Self> {
         Ok(StepTime(lorapack_twin::step_time::StepTime {
             base: times(&base_ps)?.into(),
@@ -249,7 +249,7 @@ impl StepTime {
             skipped: Time(skipped_ps),
             waiting: Time(waiting_ps),
             mapping: Time(mapping_ps),
-            mapping_token: Time(mapping_token_ps),
+            mapping_request: Time(mapping_request_ps),
         }))
     }
 }

@@ -92,7 +92,7 @@ fn step_time(max_loras: u32) -> StepTime {
         skipped: ms(3.7e-4),
         waiting: ms(1.1e-4),
         mapping: ms(0.9),
-        mapping_token: ms(0.0085),
+        mapping_request: ms(0.0085),
     }
 }
 

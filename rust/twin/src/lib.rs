@@ -64,7 +64,7 @@
 //!         mixed_context_token: Time::ZERO,
 //!         attention_pair: Time::ZERO,
 //!         mapping: Time::ZERO,
-//!         mapping_token: Time::ZERO,
+//!         mapping_request: Time::ZERO,
 //!         skipped: Time::ZERO,
 //!         waiting: Time::ZERO,
 //!     },

@@ -27,10 +27,10 @@ pub struct StepTime {
     pub skipped: Time,
     /// One request left waiting after scheduling.
     pub waiting: Time,
-    /// Mapping the batch's tokens to LoRA slots anew, where they are not those of the step before.
+    /// Mapping the batch to LoRA slots anew, where it is not that of the step before.
     pub mapping: Time,
-    /// Further, for each token.
-    pub mapping_token: Time,
+    /// Further, for each request scheduled.
+    pub mapping_request: Time,
 }
 
 /// The shape of a scheduled batch: all that its price depends on.
@@ -67,7 +67,7 @@ impl StepTime {
             self.context_token
         };
         let mapping = if shape.is_new {
-            self.mapping_price(shape.batched_tokens).0
+            self.mapping.0 + self.mapping_request.0 * u64::from(shape.scheduled)
         } else {
             0
         };
@@ -81,12 +81,5 @@ impl StepTime {
                 + self.waiting.0 * u64::from(shape.waiting)
                 + mapping,
         )
-    }
-
-    /// What a batch of so many tokens costs more for being another than the one before.
-    #[inline]
-    #[must_use]
-    pub fn mapping_price(&self, batched_tokens: u32) -> Time {
-        Time(self.mapping.0 + self.mapping_token.0 * u64::from(batched_tokens))
     }
 }

@@ -25,7 +25,10 @@ NAMES = (
     "lora_fixed_ms",
     "lora_block_ns",
     "adapter_ms",
+    "adapter_block_ns",
     "adapter_lookup_ns",
+    "lora_mapping_ms",
+    "lora_mapping_request_ms",
     "skipped_ms",
 )
 
@@ -50,6 +53,7 @@ def drawn(truth: StepTime, n: int = 800, noise: float = 0.0) -> Observations:
         cpu_loras=random.integers(1, 384, n).astype(float),
         requests=requests.astype(float),
         context_tokens=requests * random.uniform(50, 600, n),
+        new_batches=(random.random(n) < 0.5).astype(float),
         skipped=np.where(slots > 0, random.integers(0, 20_000, n), 0).astype(float),
         measured_ms=np.ones(n),
         weight=np.full(n, 1 / n),
@@ -87,8 +91,17 @@ def test_what_the_data_do_not_show_stays_where_it_began(truth: StepTime) -> None
     assert fit.step_time.fixed_ms == pytest.approx(truth.fixed_ms, rel=0.1)
 
 
+def test_what_a_log_took_is_not_the_engines(truth: StepTime) -> None:
+    rows = drawn(truth)
+    logged = (rows.requests > 300).astype(float)
+    rows = replace(rows, logged=logged, measured_ms=rows.measured_ms + 2.0 * logged)
+    fit = fit_step_time(rows, truth, NAMES)
+    assert fit.logging_ms == pytest.approx(2.0, rel=0.05)
+    assert fit.step_time.request_ms == pytest.approx(truth.request_ms, rel=0.05)
+
+
 def test_a_constant_is_never_negative(truth: StepTime) -> None:
-    none = replace(truth, request_ms=0.0, lora_prompt_token_ms=0.0)
+    none = replace(truth, request_ms=0.0)
     fit = fit_step_time(drawn(none, noise=0.01), replace(none, request_ms=0.02), NAMES)
     assert fit.step_time.request_ms >= 0
 

@@ -66,17 +66,18 @@ def test_lora_off_costs_nothing_of_lora(costs: StepTime) -> None:
 def test_an_adapter_costs_by_rank_and_batch(costs: StepTime) -> None:
     tables = costs.tables(32, 16, 2048)
     rank = costs.adapter_ms + 16 * costs.adapter_rank_ms
+    block = 32 * 384 * costs.adapter_block_ns * 1e-6
     expected = {
-        1: rank + costs.adapter_small_batch_ms,
-        200: rank + costs.adapter_small_batch_ms / 8,
-        1000: rank + costs.adapter_small_batch_ms / 8,
+        1: rank + costs.adapter_small_batch_ms + block,
+        200: rank + costs.adapter_small_batch_ms / 8 + 4 * block,
+        1000: rank + costs.adapter_small_batch_ms / 8 + 16 * block,
     }
     for tokens, ms in expected.items():
         assert int(tables.distinct_adapter[tokens]) == round(ms * 1e9)
 
 
 def test_a_slot_of_twice_the_rank_has_twice_the_shrink_tiles(costs: StepTime) -> None:
-    bare = replace(costs, adapter_ms=0.0, adapter_rank_ms=0.0)
+    bare = replace(costs, adapter_ms=0.0, adapter_rank_ms=0.0, adapter_block_ns=0.0)
     tiles = {rank: bare.tables(32, rank, 64).distinct_adapter[1] for rank in (8, 16, 32)}
     assert tiles[8] == tiles[16]
     assert int(tiles[32]) == pytest.approx(2 * int(tiles[16]), abs=1)
@@ -94,12 +95,11 @@ def test_offered_requests_stretch_every_price(costs: StepTime) -> None:
     assert busy.context_token_ps == pytest.approx(quiet.context_token_ps * stretch, abs=1)
 
 
-def test_a_decode_pays_no_prompt_token(costs: StepTime) -> None:
-    costs = replace(costs, request_ms=0.02, lora_prompt_token_ms=0.01)
-    tables = costs.tables(32, 16, 64)
-    free = replace(costs, lora_prompt_token_ms=0.0).tables(32, 16, 64)
-    decodes = [int(table.base[8]) + 8 * table.request_ps for table in (tables, free)]
-    assert decodes[0] == pytest.approx(decodes[1], abs=16)
+def test_a_new_batch_is_mapped_to_slots_only_with_lora(costs: StepTime) -> None:
+    on, off = costs.tables(32, 16, 64), costs.tables(0, 0, 64)
+    assert on.mapping_ps == round(costs.lora_mapping_ms * 1e9)
+    assert on.mapping_request_ps == round(costs.lora_mapping_request_ms * 1e9)
+    assert off.mapping_ps == off.mapping_request_ps == 0
 
 
 def test_tables_cover_every_batch_and_are_whole_picoseconds(costs: StepTime) -> None:
@@ -107,7 +107,7 @@ def test_tables_cover_every_batch_and_are_whole_picoseconds(costs: StepTime) -> 
     assert tables.base.shape == tables.distinct_adapter.shape == (2049,)
     assert tables.base.dtype == np.uint64
     assert tables.context_token_ps == round(costs.context_token_ms * 1e9)
-    assert tables.request_ps == round(costs.scheduled_request_ms(32) * 1e9)
+    assert tables.request_ps == round(costs.request_ms * 1e9)
     assert not tables.base.flags.writeable
 
 

@@ -201,14 +201,13 @@ def fitted_to_levels(rows: Observations, base: StepTime) -> StepTime:
     The rest keeps the base's values. Three prices of a linear form from a few medians: non-negative
     least squares of relative errors.
     """
-    free = base.lora_prompt_token_ms
-    rest = replace(base, fixed_ms=0.0, request_ms=free, adapter_ms=0.0)
+    rest = replace(base, fixed_ms=0.0, request_ms=0.0, adapter_ms=0.0)
     adapters = np.asarray(rows.adapters.sum(axis=1)).ravel()
     design = np.column_stack([np.ones(len(rows)), rows.requests, adapters])
     left = np.maximum(rows.measured_ms - rows.predicted_ms(rest), 0.0)
     prices, _ = nnls(design / rows.measured_ms[:, None], left / rows.measured_ms)
     fixed, request, adapter = map(float, prices)
-    return replace(base, fixed_ms=fixed, request_ms=request + free, adapter_ms=adapter)
+    return replace(base, fixed_ms=fixed, request_ms=request, adapter_ms=adapter)
 
 
 def _climb(

@@ -95,13 +95,13 @@ START = {
     "lora_fixed_ms": 1.0,
     "lora_block_ns": 0.9,
     "lora_token_ms": 0.005,
-    "lora_prompt_token_ms": 0.008,
     "adapter_ms": 0.3,
     "adapter_rank_ms": 5e-4,
     "adapter_small_batch_ms": 0.09,
+    "adapter_block_ns": 0.3,
     "adapter_lookup_ns": 100.0,
     "lora_mapping_ms": 0.9,
-    "lora_mapping_token_ms": 0.0085,
+    "lora_mapping_request_ms": 0.0085,
     "skipped_ms": 4e-4,
     "waiting_ms": 1e-4,
     "arrival_ms": 0.08,
@@ -219,7 +219,12 @@ def fit_campaign(
     memory = fit_memory(folder / "kv_cache_tokens.csv", model, base)
     loading = fit_loading(folder / "adapter_loading.csv", model)
     on_stage("step logs")
-    logs = step_shapes(folder / "step_logs.parquet", folder / "base_latency.csv", model)
+    logs = step_shapes(
+        folder / "step_logs.parquet",
+        folder / "base_latency.csv",
+        model,
+        replace(base, memory=memory.memory),
+    )
     first_use = first_use_ms(folder / "step_logs.parquet", model)
     answers = answer_times(folder / SERIES)
     start = StepTime(**START, cuda_graph_max_tokens=CUDA_GRAPH_MAX_TOKENS, model=base.model)

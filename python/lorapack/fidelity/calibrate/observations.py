@@ -36,7 +36,8 @@ class Observations:
         skipped: Mean waiting requests passed over.
         waiting: Mean requests left waiting.
         new_batches: Share of the steps whose batch is not that of the step before.
-        new_tokens: Mean tokens in those steps, the others counted as none.
+        new_requests: Mean requests in those steps, the others counted as none.
+        logged: 1 where the engine also wrote a log of the adapters in each step, which takes time.
         offered_rps: Requests offered, a second: the CPU that they take stretches the step.
         load_ms: Mean time spent bringing adapters in, milliseconds.
         measured_ms: Time of a step, milliseconds.
@@ -58,7 +59,8 @@ class Observations:
     skipped: Floats
     waiting: Floats
     new_batches: Floats
-    new_tokens: Floats
+    new_requests: Floats
+    logged: Floats
     offered_rps: Floats
     load_ms: Floats
     measured_ms: Floats
@@ -74,10 +76,16 @@ class Observations:
         """Some of the rows, as chosen by a mask or by their numbers."""
         return Observations(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
-    def predicted_ms(self, step_time: StepTime) -> Floats:
-        """Mean step time of each row under the given constants, loads included, milliseconds."""
+    def predicted_ms(self, step_time: StepTime, logging_ms: float = 0.0) -> Floats:
+        """Mean step time of each row under the given constants, loads included, milliseconds.
+
+        Args:
+            step_time: The constants.
+            logging_ms: What writing the log of a step took.
+        """
         time = (
-            step_time.context_token_ms * self.context_tokens
+            step_time.request_ms * self.requests
+            + step_time.context_token_ms * self.context_tokens
             + step_time.mixed_context_token_ms * self.mixed_context_tokens
             + step_time.attention_pair_ms * self.attention_pairs
             + step_time.skipped_ms * self.skipped
@@ -85,7 +93,7 @@ class Observations:
         )
         mapping = (
             step_time.lora_mapping_ms * self.new_batches
-            + step_time.lora_mapping_token_ms * self.new_tokens
+            + step_time.lora_mapping_request_ms * self.new_requests
         )
         time += np.where(self.max_loras > 0, mapping, 0.0)
         count = np.arange(self.tokens.shape[1])
@@ -96,11 +104,10 @@ class Observations:
             adapter = step_time.distinct_adapter_ms(count, int(slots), int(rank))
             adapters = self.adapters[here]
             time[here] += self.tokens[here] @ base + adapters @ adapter
-            time[here] += step_time.scheduled_request_ms(int(slots)) * self.requests[here]
             if slots > 0:
                 time[here] += lookup[here] * np.asarray(adapters.sum(axis=1)).ravel()
         stretch = 1 + step_time.arrival_ms * 1e-3 * self.offered_rps
-        return np.asarray(time * stretch + self.load_ms)
+        return np.asarray(time * stretch + self.load_ms + logging_ms * self.logged)
 
 
 def concatenated(parts: list[Observations]) -> Observations:
@@ -133,6 +140,7 @@ def single_steps(
     waiting: Floats | None = None,
     skipped: Floats | None = None,
     new_batches: Floats | None = None,
+    logged: Floats | None = None,
 ) -> Observations:
     """Rows that are one shape of step each.
 
@@ -153,6 +161,7 @@ def single_steps(
         waiting: Requests left waiting; none where left out.
         skipped: Of those, the ones passed over; none where left out.
         new_batches: 1 where the batch is not that of the step before; none is where left out.
+        logged: 1 where the adapters of each step were logged; none were where left out.
     """
     n = tokens.size
     rows = np.arange(n)
@@ -172,7 +181,8 @@ def single_steps(
         skipped=none if skipped is None else skipped,
         waiting=none if waiting is None else waiting,
         new_batches=none if new_batches is None else new_batches,
-        new_tokens=none if new_batches is None else new_batches * tokens,
+        new_requests=none if new_batches is None else new_batches * requests,
+        logged=none if logged is None else logged,
         offered_rps=none,
         load_ms=none if load_ms is None else load_ms,
         measured_ms=measured_ms,

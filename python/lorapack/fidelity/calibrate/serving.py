@@ -61,7 +61,7 @@ class MeanShape:
     skipped: float
     waiting: float
     new_batches: float
-    new_tokens: float
+    new_requests: float
     load_ms: float
     step_ms: float
 
@@ -207,6 +207,7 @@ def observations_of(
         measured_ms=np.array(times),
         gain=np.array(gains),
         weight=np.array(weights) / np.sum(weights),
+        logged=np.zeros(len(weights)),
         source=np.array(sources),
         **scalars,
     )
@@ -267,7 +268,7 @@ class _StepShapes:
             skipped=self._of(share, "skipped"),
             waiting=self._of(share, "waiting"),
             new_batches=float(new.sum()),
-            new_tokens=float(new @ batched),
+            new_requests=float(new @ self.scheduled),
             load_ms=self._of(share, "load_s") * 1e3,
             step_ms=step_s * 1e3,
         )

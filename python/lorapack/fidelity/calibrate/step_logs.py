@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lorapack.fidelity.calibrate.observations import Observations, single_steps
+from lorapack.profile.profile import Profile
 
 RUN_KEYS = [
     "kind",
@@ -45,13 +46,14 @@ CONTEXT_BIN_TOKENS = 25
 """Context tokens per request that count as one shape."""
 
 
-def step_shapes(path: Path, base_latency: Path, model: str) -> Observations:
+def step_shapes(path: Path, base_latency: Path, model: str, profile: Profile) -> Observations:
     """Shapes of single steps of one model, medians of their times.
 
     Args:
         path: ``step_logs.parquet``.
         base_latency: ``base_latency.csv``: the true prompt tokens of the prompt-only runs.
         model: The model's name in those files.
+        profile: Its memory: a run that does not fit its KV cache is left out.
     """
     logs = pl.read_parquet(path).filter(pl.col("model") == model)
     latency = pl.read_csv(base_latency).filter(
@@ -59,6 +61,8 @@ def step_shapes(path: Path, base_latency: Path, model: str) -> Observations:
     )
     frames = []
     for _, run in logs.group_by(RUN_KEYS, maintain_order=True):
+        if not _fits(run, profile):
+            continue  # who is preempted comes again: the requests are not of one age
         if run["output_len"][0] == 1:
             shapes = _prompt_only(run, latency)
         elif run["batched_tokens"].null_count() == 0 and run["prompt_len"][0] == 1:
@@ -80,12 +84,23 @@ def step_shapes(path: Path, base_latency: Path, model: str) -> Observations:
         requests=shapes["requests"].to_numpy(),
         context_tokens=shapes["context_tokens"].to_numpy(),
         attention_pairs=shapes["attention_pairs"].to_numpy(),
+        logged=(shapes["max_loras"] > 0).to_numpy().astype(np.float64),
         new_batches=shapes["is_new"].to_numpy().astype(np.float64),
         measured_ms=shapes["step_ms"].to_numpy(),
         weight=weight,
         source="step logs",
         max_tokens=MAX_BATCHED_TOKENS,
     )
+
+
+def _fits(run: pl.DataFrame, profile: Profile) -> bool:
+    """Whether all that run at a time fit the KV cache up to their last token."""
+    seqs, slots, rank = run["max_num_seqs"][0], run["max_loras"][0], run["max_lora_rank"][0]
+    if seqs is None:
+        return True
+    held = int(seqs) * (max(PROMPT_TOKENS, int(run["prompt_len"][0])) + int(run["output_len"][0]))
+    plan = profile.memory_plan(int(slots), int(rank or 0), max_num_seqs=int(seqs))
+    return held <= plan.kv_cache_tokens
 
 
 def _weights(shapes: pl.DataFrame) -> NDArray[np.float64]:

@@ -24,6 +24,9 @@ PULL = 0.002
 TIED_ROUNDS = 2
 """Times that the weights' time is renewed from the context's price; the last moves it by 1 %."""
 
+LOGGING_MS = 1.0
+"""Where the time that writing a step's log took begins; it is of the measurement, not the engine."""
+
 FITTED = (
     "fixed_ms",
     "eager_ms",
@@ -34,13 +37,13 @@ FITTED = (
     "lora_fixed_ms",
     "lora_block_ns",
     "lora_token_ms",
-    "lora_prompt_token_ms",
     "adapter_ms",
     "adapter_rank_ms",
     "adapter_small_batch_ms",
+    "adapter_block_ns",
     "adapter_lookup_ns",
     "lora_mapping_ms",
-    "lora_mapping_token_ms",
+    "lora_mapping_request_ms",
     "skipped_ms",
     "waiting_ms",
     "arrival_ms",
@@ -54,12 +57,14 @@ class StepTimeFit:
 
     Attributes:
         step_time: The constants.
+        logging_ms: What the log of the adapters in a step took the engine that wrote it.
         error_percent: By source of the rows: median of the absolute error, per cent.
         bias_percent: By source: median of the signed error, per cent.
         n: By source: rows.
     """
 
     step_time: StepTime
+    logging_ms: float
     error_percent: Mapping[str, float]
     bias_percent: Mapping[str, float]
     n: Mapping[str, int]
@@ -75,25 +80,26 @@ def fit_step_time(
         start: Where to begin, and what to hold to where the rows say nothing.
         names: Constants to fit.
     """
-    begin = np.array([getattr(start, name) for name in names])
+    begin = np.array([*(getattr(start, name) for name in names), LOGGING_MS])
     scale = np.maximum(np.abs(begin), 1e-6)
     weight = np.sqrt(rows.weight / rows.weight.sum())
     measured = np.log(rows.measured_ms)
 
     def candidate(scaled: Floats) -> StepTime:
-        values = dict(zip(names, (scaled * scale).tolist(), strict=True))
+        values = dict(zip(names, (scaled * scale)[:-1].tolist(), strict=True))
         return replace(start, **values)
 
     def residuals(scaled: Floats) -> Floats:
-        error = rows.gain * (np.log(rows.predicted_ms(candidate(scaled))) - measured)
+        predicted = rows.predicted_ms(candidate(scaled), scaled[-1] * LOGGING_MS)
+        error = rows.gain * (np.log(predicted) - measured)
         # Soft L1 by hand, so that the pull below stays quadratic.
         soft = np.sqrt(2 * (np.sqrt(1 + (error / TYPICAL_ERROR) ** 2) - 1))
         return np.concatenate([weight * soft * np.sign(error), np.sqrt(PULL) * (scaled - 1)])
 
     solution = least_squares(
-        residuals, np.ones(len(names)), bounds=(0.0, np.inf), x_scale=1.0, max_nfev=200
+        residuals, np.ones(begin.size), bounds=(0.0, np.inf), x_scale=1.0, max_nfev=200
     )
-    return assessed(candidate(solution.x), rows)
+    return assessed(candidate(solution.x), rows, float(solution.x[-1]) * LOGGING_MS)
 
 
 def weights_tied_to_context(step_time: StepTime) -> StepTime:
@@ -120,13 +126,14 @@ def fit_with_weights_tied(rows: Observations, start: StepTime) -> StepTimeFit:
     return fit
 
 
-def assessed(step_time: StepTime, rows: Observations) -> StepTimeFit:
+def assessed(step_time: StepTime, rows: Observations, logging_ms: float = 0.0) -> StepTimeFit:
     """The errors of given constants on the rows, by source."""
-    error = (np.log(rows.predicted_ms(step_time)) - np.log(rows.measured_ms)) * 100
+    error = (np.log(rows.predicted_ms(step_time, logging_ms)) - np.log(rows.measured_ms)) * 100
     sources = sorted(set(rows.source.tolist()))
     by = {source: error[rows.source == source] for source in sources}
     return StepTimeFit(
         step_time=step_time,
+        logging_ms=logging_ms,
         error_percent={key: float(np.median(np.abs(value))) for key, value in by.items()},
         bias_percent={key: float(np.median(value)) for key, value in by.items()},
         n={key: int(value.size) for key, value in by.items()},

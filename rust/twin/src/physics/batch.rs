@@ -119,9 +119,8 @@ impl Case<'_> {
         }
         let without = 1.0 - with_prompts;
         let new = 1.0 - without * without * (-arrivals).exp();
-        let prompts = arrivals * (self.demand.prompt_tokens - 1.0).max(0.0);
         let step = &self.gpu.step;
-        step.mapping * new + step.mapping_token * (seen * new + prompts)
+        new * (step.mapping + step.mapping_request * seen)
     }
 
     /// A step as a token sees it: with more of its adapter's queue in it, where slots are short and

@@ -29,8 +29,8 @@ pub struct StepPrices {
     pub waiting: f64,
     /// A batch that is another than that of the step before.
     pub mapping: f64,
-    /// Further, for each of its tokens.
-    pub mapping_token: f64,
+    /// Further, for each of its requests.
+    pub mapping_request: f64,
     /// Share by which steps are longer for each request offered a second (the CPU is shared).
     pub stretch_s: f64,
 }

@@ -20,7 +20,7 @@ fn flat_gpu() -> Gpu {
             skipped: 0.0,
             waiting: 0.0,
             mapping: 0.0,
-            mapping_token: 0.0,
+            mapping_request: 0.0,
             stretch_s: 0.0,
         },
         front_end: FrontEndPrices {

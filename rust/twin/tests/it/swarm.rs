@@ -219,7 +219,7 @@ fn step_time(dice: &mut impl Dice, engine: &EngineSettings) -> StepTime {
         skipped: price(400_000),
         waiting: price(900_000),
         mapping: price(3_000_000_000),
-        mapping_token: price(9_000_000),
+        mapping_request: price(9_000_000),
     }
 }
 
