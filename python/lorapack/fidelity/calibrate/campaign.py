@@ -65,7 +65,7 @@ FILES = (
 EVERY = 2
 """Of how many runs one is used."""
 
-ROUNDS = 2
+ROUNDS = 3
 """Times that runs are replayed and the step time is fitted to what they show."""
 
 UNSTARVED_ABOVE = 0.97
@@ -262,9 +262,10 @@ def fit_campaign(
         tail, tail_error = fit_tail(bound, profile, recounted, round_number, jobs)
         profile = replace(profile, lengths=campaign_lengths(base.model.name, tail))
         on_stage("front end")
-        light = [run for run in runs if _served(run, profile) > UNSTARVED_ABOVE]
-        times = fit_times(light, profile, round_number, jobs)
-        profile = replace(profile, front_end=times.front_end)
+        if round_number > 0:  # the step time of the first round is still far off
+            light = [run for run in runs if _served(run, profile) > UNSTARVED_ABOVE]
+            times = fit_times(light, profile, round_number, jobs)
+            profile = replace(profile, front_end=times.front_end)
     provenance = Provenance(
         kind="fitted",
         source=SOURCE,
