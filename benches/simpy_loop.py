@@ -56,6 +56,7 @@ class SimpyTwin:
         self.in_server: deque[tuple[int, Request]] = deque()
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
+        self.last_decodes: list[Request] | None = None
         self.free_blocks = engine.kv_cache_tokens // engine.block_size - 1
         self.cpu: OrderedDict[int, None] = OrderedDict()
         self.gpu: OrderedDict[int, None] = OrderedDict()
@@ -185,6 +186,9 @@ class SimpyTwin:
             if chunk > 1:
                 pairs += chunk * request.computed + chunk * (chunk + 1) // 2
         step = self.prices.step
+        mapping_ps = 0
+        if self.is_new_batch(scheduled):
+            mapping_ps = step.mapping_ps + step.mapping_request_ps * len(scheduled)
         context_ps = step.mixed_context_token_ps if pairs else step.context_token_ps
         return (
             self.base[tokens]
@@ -194,7 +198,17 @@ class SimpyTwin:
             + step.attention_pair_ps * pairs
             + step.skipped_ps * skipped
             + step.waiting_ps * len(self.waiting)
+            + mapping_ps
         )
+
+    def is_new_batch(self, scheduled: list[tuple[Request, int]]) -> bool:
+        """Whether it is anything but one token of each of the same requests once more."""
+        if not scheduled:
+            return False
+        decodes = [request for request, chunk in scheduled if chunk == 1]
+        last = self.last_decodes
+        self.last_decodes = decodes if len(decodes) == len(scheduled) else None
+        return self.last_decodes is None or decodes != last
 
     def load(self, adapters: set[int]) -> int:
         """Walks the batch's adapters through CPU cache and slots; what loads take."""

@@ -16,15 +16,16 @@ used or not* (grid sizes and tiles of its Triton shrink and expand kernels; both
 when idle), which is why idle slots slow a GPU down. A block that has work costs some 25 times as
 much: ``adapter(M)`` is one adapter's tiles of the expand kernel, and of the shrink kernel, which
 splits its sum over 64 blocks in small batches and over 8 in large ones, once for each 16 of the
-slots' rank. Blocks beyond an adapter's own tokens end at once too, but only after they have read how
-many tokens it has, which those of a slot that is not in the batch do not: ``adapter_block`` for each
-of its expand kernels' blocks, whose number grows with all the tokens of the step. ``adapter_lookup`` is the engine's own Python: for every adapter of a batch it copies
-the list of all that its CPU cache holds (``list_adapters`` in vllm/lora/worker_manager.py).
-``lora_mapping`` is too: in every step whose batch is not one more token of each request of the step
-before, the tokens' slots are worked out anew (``update_metadata`` in vllm/lora/punica_wrapper, behind
-the comparison with the last mapping in ``set_adapter_mapping``). The step logs show it plainly: the
-first step of a closed loop's round is longer than the next ones, which are otherwise the same, by a
-constant and by request; with LoRA off it is not.
+slots' rank. An adapter's blocks beyond its own tokens end early, too, but only once they have read
+how many tokens it has, which those of an empty slot do not: ``adapter_block`` for each of its
+expand kernels' blocks, whose number grows with all the tokens of the step. ``adapter_lookup`` is
+the engine's own Python: for every adapter of a batch it copies the list of all that its CPU cache
+holds (``list_adapters`` in vllm/lora/worker_manager.py). ``lora_mapping`` is too: in every step
+whose batch is not one more token of each request of the step before, the tokens' slots are worked
+out anew (``update_metadata`` in vllm/lora/punica_wrapper, behind the comparison with the last
+mapping in ``set_adapter_mapping``). The step logs show it: the first step of a closed loop's round
+is longer than the next ones, which are otherwise the same, by a constant and by request; with LoRA
+off it is not.
 
 The engine of the twin knows no floats: :meth:`StepTime.tables` rounds every price to picoseconds
 once.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow_array::ffi_stream::FFI_ArrowArrayStream;
 use arrow_array::{
-    ArrayRef, BooleanArray, Float64Array, RecordBatch, RecordBatchIterator, UInt32Array, UInt64Array, UInt8Array,
+    ArrayRef, BooleanArray, Float64Array, RecordBatch, RecordBatchIterator, UInt32Array,
+    UInt64Array, UInt8Array,
 };
 use lorapack_twin::metrics::{self, Spread};
 use lorapack_twin::record::{AdapterColumns, RequestColumns, StepColumns};

@@ -49,7 +49,7 @@ def _polls(run: dict[str, object]) -> pl.DataFrame:
 
 
 def _replayed(run: dict[str, object]) -> Replayed:
-    shape = MeanShape(np.zeros(1), np.zeros(1), 0, 0, 0, 0, 0, 0, 0, 0)
+    shape = MeanShape(np.zeros(1), np.zeros(1), *[0.0] * 10)
     totals = Totals(0, 0, 0, 0, 0, 0, 0, 0, int(run["series"]), int(run["names"]))
     return Replayed(run, totals, shape, shape)
 

@@ -133,7 +133,7 @@ class CampaignFit:
         loading: Errors of adapter loading.
         front_end: Errors of what a client sees.
         scrapes: Errors of what a scrape takes.
-        tail_error_percent: Error of ITL over TPOT in runs bound by slots.
+        tail_error_percent: Error of throughput and of ITL over TPOT in runs bound by slots.
         n_runs: Serving runs used.
     """
 
@@ -164,7 +164,7 @@ class CampaignFit:
                 "error_percent": self.scrapes.error_percent,
                 "n": self.scrapes.n,
             },
-            "lengths": {"itl_over_tpot_error_percent": self.tail_error_percent},
+            "lengths": {"tail_error_percent": self.tail_error_percent},
             "n_runs": self.n_runs,
         }
 
@@ -262,10 +262,9 @@ def fit_campaign(
         tail, tail_error = fit_tail(bound, profile, recounted, round_number, jobs)
         profile = replace(profile, lengths=campaign_lengths(base.model.name, tail))
         on_stage("front end")
-        if round_number > 0:  # the step time of the first round is still far off
-            light = [run for run in runs if _served(run, profile) > UNSTARVED_ABOVE]
-            times = fit_times(light, profile, round_number, jobs)
-            profile = replace(profile, front_end=times.front_end)
+        light = [run for run in runs if _served(run, profile) > UNSTARVED_ABOVE]
+        times = fit_times(light, profile, round_number, jobs)
+        profile = replace(profile, front_end=times.front_end)
     provenance = Provenance(
         kind="fitted",
         source=SOURCE,

@@ -2,8 +2,9 @@
 
 Means and quartiles are known; so is the KV that a running request holds on average, which says how
 prompt and output go together. How long the longest outputs are is not, yet it decides runs bound by
-LoRA slots: a slot is held by its longest request, and while that runs on alone its steps are short,
-so the mean over tokens falls behind the mean over requests. That ratio is measured.
+LoRA slots: a slot is held by its longest request, so the longer those are, the less is served; and
+while one runs on alone its steps are short, so the mean over tokens falls behind the mean over
+requests. Throughput and that ratio are both measured.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lorapack.fidelity.calibrate.serving import Totals
 from lorapack.fidelity.replay import scenario_of
 from lorapack.profile.lengths import Lengths, Marginal, solve
 from lorapack.profile.profile import Profile
@@ -71,7 +73,7 @@ def fit_tail(
     seed: int,
     jobs: int | None = None,
 ) -> tuple[float, float]:
-    """Finds the output tail whose replays have the measured ratio of ITL to TPOT.
+    """Finds the output tail whose replays have the measured throughput and ratio of ITL to TPOT.
 
     Args:
         runs: Runs bound by their LoRA slots.
@@ -82,20 +84,27 @@ def fit_tail(
         jobs: Threads.
 
     Returns:
-        The tail's scale in tokens, and the mean absolute error of the ratio there, per cent.
+        The tail's scale in tokens, and the mean absolute error of the two there, per cent.
     """
-    measured = np.array([run["mean_itl_ms"] / run["mean_tpot_ms"] for run in runs])
+    ratio = np.array([run["mean_itl_ms"] / run["mean_tpot_ms"] for run in runs])
+    tps = np.array([_tokens(run) / run["duration_s"] for run in runs])
     errors = []
     for tail in OUTPUT_TAILS_TOKENS:
         tried = replace(profile, lengths=campaign_lengths(profile.model.name, tail))
         results = simulate_many([scenario_of(run, tried, seed) for run in runs], jobs=jobs)
-        ratio = np.array([result.itl_ms.mean / result.tpot_ms.mean for result in results])
-        errors.append(np.log(ratio / measured) + recounted)
-    bias = np.array([float(np.median(error)) for error in errors])
-    # The ratio falls as the tail grows: the tail at which the median error is nil.
+        totals = [Totals.of(result) for result in results]
+        itl_over_tpot = np.array([total.itl_ms / total.tpot_ms for total in totals])
+        throughput = np.array([total.tps for total in totals])
+        errors.append([np.log(itl_over_tpot / ratio) + recounted, np.log(throughput / tps)])
+    # Both fall as the tail grows: the tail at which their median errors cancel.
+    bias = np.median(errors, axis=2).sum(axis=1)
     tail = float(np.interp(0.0, bias[::-1], OUTPUT_TAILS_TOKENS[::-1]))
     nearest = int(np.argmin(np.abs(np.array(OUTPUT_TAILS_TOKENS) - tail)))
     return tail, float(np.mean(np.abs(errors[nearest])) * 100)
+
+
+def _tokens(run: dict[str, Any]) -> float:
+    return float(run["input_tokens"] + run["output_tokens"])
 
 
 def _marginal(

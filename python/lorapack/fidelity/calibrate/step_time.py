@@ -25,7 +25,7 @@ TIED_ROUNDS = 2
 """Times that the weights' time is renewed from the context's price; the last moves it by 1 %."""
 
 LOGGING_MS = 1.0
-"""Where the time that writing a step's log took begins; it is of the measurement, not the engine."""
+"""Where the time that a step's log took begins; it is of the measurement, not of the engine."""
 
 FITTED = (
     "fixed_ms",

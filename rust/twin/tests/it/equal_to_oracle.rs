@@ -12,6 +12,8 @@ struct Met {
     loads: u64,
     unfinished: u64,
     alike: u64,
+    new_batches: u64,
+    same_batches: u64,
 }
 
 #[test]
@@ -42,6 +44,9 @@ fn fast_engine_equals_oracle_on_a_swarm() {
             .windows(2)
             .filter(|pair| pair[0] == pair[1])
             .count() as u64;
+        let new_batches = steps.is_new_batch.iter().filter(|&&is_new| is_new).count();
+        met.new_batches += new_batches as u64;
+        met.same_batches += (steps.is_new_batch.len() - new_batches) as u64;
     }
     let counts = [
         met.preempted,
@@ -50,6 +55,8 @@ fn fast_engine_equals_oracle_on_a_swarm() {
         met.loads,
         met.unfinished,
         met.alike,
+        met.new_batches,
+        met.same_batches,
     ];
     assert!(counts.iter().all(|&count| count > scenarios), "{met:?}");
 }
