@@ -28,11 +28,8 @@ if TYPE_CHECKING:
 MOST_LEVELLED = 16
 """Plans of more GPUs are left as filled: one GPU's slack is nothing to so many."""
 
-LEVELLINGS = 2
-"""Halvings to the most traffic that the same number of GPUs holds."""
-
-MOST_MORE = 0.25
-"""Traffic above the margin that is looked for, at most."""
+SHARES = (0.9, 0.5, 0.0)
+"""Shares of the slack with which all GPUs are filled anew, in turn, until it suffices."""
 
 LARGE = 0.02
 """An item of more than this share of a GPU's traffic leaves a gap that is worth a look."""
@@ -123,19 +120,25 @@ class QuickFill:
             raise too_few(max_gpus, len(ordered) - placed, len(ordered))
         if n_gpus == len(gpus) and not 1 < n_gpus <= MOST_LEVELLED:
             return gpus
-        least = 1.0 + self.margin
-        most = least * (n_gpus / len(gpus)) * (1.0 + MOST_MORE)
-        known = gpus if n_gpus == len(gpus) else None
-        found = self.level(ordered, n_gpus, (least, most), LEVELLINGS + bool(more), known)
-        return gpus if found is None else found[0]
+        return self._levelled(ordered, gpus, n_gpus) or gpus
+
+    def _levelled(
+        self, ordered: Sequence[Item], gpus: Sequence[GpuPlacement], n_gpus: int
+    ) -> list[GpuPlacement] | None:
+        """The slack of the last GPU, and of those added, shared out; None where that fails."""
+        least, last = 1.0 + self.margin, gpus[-1]
+        rank = last.max_lora_rank
+        sums = self.works.sums(last.loads, self.kind.profile, rank, least)
+        fullness = min(self.chooser.expected(sums, sums.n_adapters, rank), 1.0)
+        slack = n_gpus / (len(gpus) - 1 + fullness)
+        for share in SHARES:
+            found = self._filled(ordered, least * slack**share, n_gpus)
+            if found is not None:
+                return found
+        return None
 
     def level(
-        self,
-        ordered: Sequence[Item],
-        n_gpus: int,
-        between: tuple[float, float],
-        halvings: int,
-        known: list[GpuPlacement] | None = None,
+        self, ordered: Sequence[Item], n_gpus: int, between: tuple[float, float], halvings: int
     ) -> tuple[list[GpuPlacement], float] | None:
         """The items on so many GPUs with about the most traffic that they are expected to hold.
 
@@ -144,13 +147,12 @@ class QuickFill:
             n_gpus: At most.
             between: Factors on traffic between which the most is looked for.
             halvings: Of what is between.
-            known: The items with the least traffic, where they were filled before.
 
         Returns:
             The GPUs and the factor; None where not even the least does.
         """
         low, high = between
-        gpus = known or self._filled(ordered, low, n_gpus)
+        gpus = self._filled(ordered, low, n_gpus)
         if gpus is None:
             return None
         best = (gpus, low)

@@ -172,3 +172,23 @@ def test_gpus_short_of_slots_are_filled_less() -> None:
     plain, careful = LoadSlots(guide, 0.93), LoadSlots(guide, 0.93, short=1.05)
     assert careful.fullness(sums, 40, n, 8) == pytest.approx(1.05 * plain.fullness(sums, 40, n, 8))
     assert careful.fullness(sums, n, n, 8) == plain.fullness(sums, n, n, 8)
+
+
+@pytest.mark.parametrize("more", [0, 2])
+def test_slack_of_the_last_gpu_is_shared_out(more: int) -> None:
+    items = whole(Adapter(f"a{i:03d}", (8, 16)[i % 2], 0.4) for i in range(200))
+    slots = LoadSlots(Guide(PROFILE, QuickEvaluator(), slot_rules(INTERACTIVE)), 0.93)
+    filling = QuickFill(KIND, slots, margin=0.03, works=Works())
+    full = filling.fill(items, 1.03)
+    assert full is not None
+    gpus = filling.place(items, more=more)
+    assert len(gpus) == len(full) + more
+
+    def fullness(gpu: GpuPlacement) -> float:
+        sums = filling.works.sums(gpu.loads, PROFILE, gpu.max_lora_rank)
+        return slots.expected(sums, sums.n_adapters, gpu.max_lora_rank)
+
+    assert sorted(item.name for gpu in gpus for item in gpu.items) == [
+        item.name for item in sorted(items, key=lambda item: item.name)
+    ]
+    assert max(map(fullness, gpus)) < max(map(fullness, full)) - 0.02
