@@ -9,7 +9,7 @@ memory                        ``kv_cache_tokens.csv``
 adapter loading               ``adapter_loading.csv``
 step time                     ``step_logs.parquet`` (the shape of a step's cost) and, through the
                               twin, throughput and time per token of ``serving_runs.csv``
-lengths' tail                 ITL over TPOT of runs bound by their slots
+lengths' tail                 throughput, and ITL over TPOT, of runs bound by their slots
 scrapes of the metrics        gaps between the polls of ``serving_timeseries.parquet``
 first use of an adapter       idle time between first uses in ``step_logs.parquet``; from there,
                               as the time to first token
