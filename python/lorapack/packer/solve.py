@@ -16,7 +16,7 @@ from lorapack.packer.placing import Placer, judges_of, place
 from lorapack.packer.predictions_only import write_predicted
 from lorapack.packer.replan import replan
 from lorapack.packer.spare import judge_after_loss, losses_that_starve, with_room
-from lorapack.packer.verify import Judges, Proof, doubt, fragile, repair, verify
+from lorapack.packer.verify import Judges, Proof, doubt, fragile, repair, starves, verify
 from lorapack.packer.writing import write_down
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ HOURLY_ROUNDS = 5
 
 HIGHER_MARGINS = (0.045, 0.06, 0.08)
 """Margins tried in turn where the first proves too little."""
+
+STARVING_MARGIN = 0.01
+"""The first where requests may queue: of more traffic a GPU then serves a little less, at once."""
 
 FRAGILE_SHARE = 0.3
 """Share of fragile GPUs that repairs are left to mend; where more are, one more GPU is taken."""
@@ -202,7 +205,8 @@ def _prove_filled(problem: Problem, settings: Settings, steer: Judges, judges: J
     Where prompts are long or requests few, a few per cent more traffic is not enough to be safe on
     another seed: the margin is raised until most GPUs are.
     """
-    for margin in (settings.seed_margin, *HIGHER_MARGINS):
+    first = (STARVING_MARGIN,) if starves(problem.slo) else ()
+    for margin in (*first, settings.seed_margin, *HIGHER_MARGINS):
         chosen = replace(settings, seed_margin=margin)
         gpus = place(problem, steer, chosen)
         settings.progress("verifying with the twin", 0)

@@ -194,13 +194,16 @@ def _judge_with_margin(
 ) -> list[Verdict]:
     """Judges every GPU, those that are not safe with `PROOF_MARGIN` more traffic."""
     held = [verdict.holds for verdict in _judge(gpus, steer, [1.0 + SAFE] * len(gpus))]
-    factors = [1.0 + _margin(gpu, held=holds) for gpu, holds in zip(gpus, held, strict=True)]
+    factors = [
+        1.0 + _margin(gpu, judges.slo_of(gpu), held=holds)
+        for gpu, holds in zip(gpus, held, strict=True)
+    ]
     return _judge(gpus, judges, factors)
 
 
-def _margin(gpu: GpuPlacement, *, held: bool) -> float:
+def _margin(gpu: GpuPlacement, slo: ServiceLevel, *, held: bool) -> float:
     """What a GPU is to hold above its traffic, given whether it was seen to hold `SAFE` above."""
-    if gpu.max_loras < n_adapters(gpu.loads):
+    if gpu.max_loras < n_adapters(gpu.loads) and not starves(slo):
         return CROWDED_MARGIN
     return 0.0 if held else PROOF_MARGIN
 

@@ -9,12 +9,13 @@ from quick_evaluator import QuickEvaluator
 
 from lorapack.errors import Infeasible
 from lorapack.fleet.adapter import Adapter
+from lorapack.packer.placement import GpuPlacement, Item
 from lorapack.packer.placing import Placer, place
 from lorapack.packer.pool import kind_of
 from lorapack.packer.problem import Problem
 from lorapack.packer.settings import Settings
 from lorapack.packer.split import split
-from lorapack.packer.verify import Judges, failing_probability, repair, verify
+from lorapack.packer.verify import Judges, failing_probability, fragile, repair, verify
 from lorapack.profile.profile import Profile
 from lorapack.twin.service_level import SERVICE_LEVELS, Violation
 from lorapack.twin.trial import Verdict
@@ -146,3 +147,13 @@ def test_probability_of_failing_grows_towards_the_limit(waits, low, high):
     runs = tuple(_Run(wait) for wait in waits)
     verdict = Verdict(None, results=runs)
     assert low <= failing_probability(verdict, INTERACTIVE) <= high
+
+
+@pytest.mark.parametrize(("slo", "asked"), [("interactive", 1.05), ("papers", 1.02)])
+def test_queues_for_slots_ask_for_a_margin_only_where_nobody_may_queue(slo, asked):
+    level = SERVICE_LEVELS[slo]
+    evaluator = QuickEvaluator()
+    judges = Judges(evaluator, evaluator, level, BATCH)
+    items = tuple(Item(Adapter(f"a{i:02d}", 8, 0.9)) for i in range(20))
+    fragile([GpuPlacement(kind_of(PROFILE), items, 15)], judges, judges)
+    assert evaluator.asked[-1].rate_factor == pytest.approx(asked)
