@@ -125,6 +125,22 @@ fn overload_serves_what_the_capacity_is() {
 }
 
 #[test]
+fn under_load_every_batch_is_a_new_one_and_alone_hardly_any() {
+    let mut gpu = flat_gpu();
+    gpu.step.mapping = 2e-3;
+    let busy = gpu.solve(&demand(4, 100.0), &setting());
+    assert!((busy.step_s - 0.012).abs() < 1e-4, "{busy:?}");
+    let alone = gpu.solve(&demand(1, 0.01), &setting());
+    assert!((alone.step_s - 0.01).abs() < 1e-4, "{alone:?}");
+    let without_lora = Setting {
+        max_loras: 0.0,
+        ..setting()
+    };
+    let off = gpu.solve(&demand(4, 100.0), &without_lora);
+    assert!((off.step_s - 0.01).abs() < 1e-9, "{off:?}");
+}
+
+#[test]
 fn nothing_offered_is_nothing_done() {
     let state = flat_gpu().solve(&demand(3, 0.0), &setting());
     assert_eq!((state.load, state.running), (0.0, 0.0));
