@@ -48,6 +48,9 @@ NEAR = 0.01
 AROUND_START = (0.5, 1.1)
 """Multiples of 1 / Maxpack between which prices are improved: few rounds go astray."""
 
+FEW_TRIES = 2
+"""To find a valuable set, where that is not done thoroughly."""
+
 MOST_ADDED = 8
 """Sets of the plan that are added a round."""
 
@@ -66,13 +69,16 @@ def dual_bound(sizes: Floats, plan: Sequence[Sequence[int]]) -> float:
     return max(bound, _improved(sizes, plan))
 
 
-def searched_bound(search: PricingSearch, plan: Sequence[range], *, improve: bool = True) -> float:
+def searched_bound(
+    search: PricingSearch, plan: Sequence[range], *, improve: bool = True, thorough: bool = True
+) -> float:
     """The same for many items, with sets that are searched for: an estimate.
 
     Args:
         search: Finds valuable sets.
         plan: Sets that fit, one after the other all items.
         improve: Whether prices are improved; else they stay at 1 / Maxpack.
+        thorough: Whether sets are looked for thoroughly.
     """
     knots, prices = search.knots, search.shares
     starts = np.array([members.start for members in plan])
@@ -82,9 +88,7 @@ def searched_bound(search: PricingSearch, plan: Sequence[range], *, improve: boo
     best, reached = 0.0, math.inf
     for _ in range(SEARCHES if improve else 1):
         own = knots.prices(prices)
-        found = search.most_valuable(own)
-        if not known:
-            found += search.most_valuable(own)
+        found = search.most_valuable(own) if thorough else search.most_valuable(own, FEW_TRIES)
         of_plan = np.add.reduceat(own, starts)
         value = max(max(worth for _, worth in found), float(of_plan.max()))
         best = max(best, float(own.sum()) / value)

@@ -29,6 +29,7 @@ def estimated_bound(
     judges: Judges,
     *,
     improve: bool = True,
+    thorough: bool = True,
 ) -> float:
     """The bound, base model by base model; exempt clients are left out.
 
@@ -38,8 +39,8 @@ def estimated_bound(
         breaks_at: On each GPU, the multiple of the planned traffic that is too much; None where it
             is far away or not known.
         judges: For what memory allows.
-        improve: Whether prices of large fleets are improved, which takes a tenth of a second and
-            more.
+        improve: Whether prices of large fleets are improved, which takes a tenth of a second.
+        thorough: Whether sets are looked for thoroughly then, which takes three times as long.
     """
     by_kinds: dict[tuple[int, ...], list[Full]] = {}
     for gpu, factor in zip(gpus, breaks_at, strict=True):
@@ -47,16 +48,19 @@ def estimated_bound(
         if busy and not gpu.exempt:
             key = tuple(map(id, problem.kinds_for(busy[0].load)))
             by_kinds.setdefault(key, []).append(Full(replace(gpu, items=busy), factor))
-    return sum(_bound(problem, full, judges, improve=improve) for full in by_kinds.values())
+    how = {"improve": improve, "thorough": thorough}
+    return sum(_bound(problem, full, judges, **how) for full in by_kinds.values())
 
 
-def _bound(problem: Problem, full: Sequence[Full], judges: Judges, *, improve: bool) -> float:
+def _bound(
+    problem: Problem, full: Sequence[Full], judges: Judges, *, improve: bool, thorough: bool
+) -> float:
     """The bound for GPUs of one base model."""
     items = [item for entry in full for item in entry.gpu.items]
     kinds = problem.kinds_for(items[0].load)
     if len(items) > MOST_EXACT:
         search = search_on_plan(full, kinds, judges.level, judges.slo, judges.lessons.works)
-        bound = searched_bound(search, places_of(full), improve=improve)
+        bound = searched_bound(search, places_of(full), improve=improve, thorough=thorough)
     else:
         sizes = sizes_on_surface(items, kinds, full, judges.level, judges.slo)
         bound = dual_bound(sizes, places_of(full))

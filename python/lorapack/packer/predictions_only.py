@@ -62,6 +62,8 @@ def write_predicted(
     told = judge.predictions([gpu.trial() for gpu in gpus])
     # Where a rounded bound says little else, a tenth of a second is saved.
     many = len(gpus) > MOST_LEVELLED
+    breaks_at = _breaks_at(gpus, judges, settings)
+    bounds = bounds_of(problem, gpus, breaks_at, judges, improve=many, thorough=False)
     planned = tuple(
         _planned(problem, name, gpu, said, judge)
         for name, gpu, said in zip(names_of(gpus), gpus, told, strict=True)
@@ -71,7 +73,7 @@ def write_predicted(
         settings,
         gpus,
         planned,
-        bounds_of(problem, gpus, _breaks_at(gpus, judges, settings), judges, improve=many),
+        bounds,
         verified=False,
         exempt=_exempt(problem, planned),
         notes={

@@ -2,8 +2,8 @@
 
 Whether a set fits is asked of physics, which the plan's own GPUs set right: the items of a GPU that
 breaks at t times its traffic count for so much more, or less, that physics says so, too. A search
-starts from what each item adds to the fullest GPU of the plan, and takes the items that are worth
-most for that until the GPU is full; the next starts from what items add beside those.
+sets out from GPUs that are full of small, middling and large items; over and over it keeps some of
+the best set known, and fills the GPU anew with the items that are worth most for what they add.
 """
 
 from __future__ import annotations
@@ -48,6 +48,12 @@ LEAST_GROWN = 0.1
 
 MOST_SEARCHED = 4_000
 """Items among which a search goes; of more, every so many-th by size."""
+
+KEPT = (0.0, 0.75, 0.5, 0.75, 0.5)
+"""Shares of the best set known that a search keeps in turn, the rest being filled anew."""
+
+STARTS = (0.1, 0.6, 1.0)
+"""Quantiles of the sizes that a search sets out from."""
 
 PASSED_OVER = 8
 """Items tried in the gap that is left."""
@@ -121,13 +127,15 @@ class GpuClass:
 
         return max(1.0, largest_count(fullness, round(guess), MOST_COPIES, NEAR)[1])
 
-    def take(self, order: Places, guess: int) -> tuple[list[int], WorkSums]:
+    def take(self, order: Places, guess: int, kept: Sequence[int] = ()) -> list[int]:
         """The longest start of an ordered list that fits, then what of the next few still does.
 
-        Returns:
-            The places, and what they ask for.
+        Args:
+            order: Places, the best first.
+            guess: How many of them fit.
+            kept: Places of items that are on the GPU already.
         """
-        sums, summed = WorkSums(), 0
+        sums, summed = self.sums(kept), 0
 
         def fullness(count: int) -> float:
             nonlocal summed
@@ -140,7 +148,7 @@ class GpuClass:
 
         held = largest_count(fullness, guess, len(order))[0]
         fullness(held)
-        members: list[int] = order[:held].tolist()
+        members: list[int] = [*kept, *order[:held].tolist()]
         for place in order[held + 1 : held + 1 + PASSED_OVER].tolist():
             work = self._work(place)
             sums.add(work)
@@ -148,7 +156,7 @@ class GpuClass:
                 members.append(place)
             else:
                 sums.remove(work)
-        return members, sums
+        return members
 
     def _fullness(self, sums: WorkSums) -> float:
         return self.slots.least_full(sums, sums.n_adapters, self.rank)[0]
@@ -172,7 +180,6 @@ class PricingSearch:
         knots: Of prices.
         shares: 1 / Maxpack of the items at the knots.
         searched: Places of the items among which the search goes.
-        last: By class, the set from which its next search starts: the last found.
     """
 
     classes: Sequence[GpuClass]
@@ -180,32 +187,59 @@ class PricingSearch:
     knots: Knots
     shares: Floats
     searched: Places
-    last: dict[int, list[int]]
-    _sums: dict[int, WorkSums] = field(default_factory=dict, repr=False)
+    _last: dict[int, list[int]] = field(default_factory=dict, repr=False)
+    _draw: np.random.Generator = field(init=False, repr=False)
     _sizes: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._sizes = self.knots.prices(self.shares)
+        self._draw = np.random.default_rng(0)
 
-    def most_valuable(self, prices: Floats) -> list[tuple[list[int], float]]:
-        """The sets found and what each is worth, class by class of GPU.
+    def most_valuable(
+        self, prices: Floats, tries: int = len(KEPT)
+    ) -> list[tuple[list[int], float]]:
+        """The sets found and what each is worth, the best of every class of GPU.
 
-        Asked again, it starts from what it found, and may find more.
+        Asked again, it goes on from what it found, and may find more.
+
+        Args:
+            prices: Of all items.
+            tries: To better the best set known.
         """
         found = []
         for index, gpu in enumerate(self.classes):
             inside = (self.ranks[self.searched] <= gpu.rank) & (prices[self.searched] > 0.0)
             places = self.searched[inside]
-            members = self.last.get(index, [])
             if not len(places):
                 continue
-            sums = self._sums.get(index) or gpu.sums(members)
-            sizes = self._sizes_beside(gpu, sums) if members else self._sizes
-            order = places[np.argsort(-prices[places] / sizes[places], kind="stable")]
-            members, self._sums[index] = gpu.take(order, len(members))
-            self.last[index] = members
-            found.append((members, float(prices[members].sum())))
+            tried = [self._last[index]] if index in self._last else self._starts(gpu, places)
+            best = max(tried, key=lambda members: float(prices[members].sum()))
+            worth = float(prices[best].sum())
+            for share in KEPT[:tries]:
+                kept = self._draw.permutation(best)[: round(share * len(best))].tolist()
+                sizes = self._sizes_beside(gpu, gpu.sums(kept or best))
+                left = np.setdiff1d(places, kept) if kept else places
+                order = left[np.argsort(-prices[left] / sizes[left], kind="stable")]
+                members = gpu.take(order, max(len(best) - len(kept), 1), kept)
+                if (own := float(prices[members].sum())) > worth:
+                    best, worth = members, own
+            self._last[index] = best
+            found.append((best, worth))
         return found
+
+    def _starts(self, gpu: GpuClass, places: Places) -> list[list[int]]:
+        """GPUs full of small items, of middling ones and of large ones, to set out from.
+
+        What an item adds depends on what it is beside, and no search gets from a GPU that is out of
+        time to one that is out of slots.
+        """
+        logs = np.log(self._sizes[places])
+        return [
+            gpu.take(
+                places[np.argsort(np.abs(logs - like), kind="stable")], round(1 / math.exp(like))
+            )
+            for like in np.quantile(logs, STARTS)
+        ]
 
     def _sizes_beside(self, gpu: GpuClass, sums: WorkSums) -> Floats:
         """What items add beside others: known for some of each rank, between them by size."""
@@ -263,7 +297,6 @@ def search_on_plan(
         knots,
         np.concatenate(shares),
         searched,
-        _fullest(full, list(classes)),
     )
 
 
@@ -298,18 +331,6 @@ def _maxpacks(
             filled = count * work[places[i]]
             best[i] = max(best[i], count)
     return best
-
-
-def _fullest(full: Sequence[Full], classes: Sequence[tuple[int, int]]) -> dict[int, list[int]]:
-    """By class, what the fullest GPU of the plan holds, where there is one."""
-    starts = np.cumsum([0, *(len(entry.gpu.items) for entry in full)]).tolist()
-    order = sorted(range(len(full)), key=lambda i: (-(full[i].factor or math.inf), i))
-    held = {(id(full[i].gpu.kind), max_lora_rank_for(full[i].gpu.loads)): i for i in order}
-    return {
-        index: list(range(starts[held[key]], starts[held[key] + 1]))
-        for index, key in enumerate(classes)
-        if key in held
-    }
 
 
 def _beliefs(full: Sequence[Full], slots: Mapping[int, LoadSlots], works: Works) -> Floats:

@@ -118,12 +118,11 @@ def bounds_of(
     judges: Judges,
     *,
     improve: bool = True,
+    thorough: bool = True,
 ) -> dict[str, float]:
     """The true bound, and the dual one on the predicted surface; see `estimated_bound`."""
-    return {
-        "true": true_bound(problem, judges.level),
-        "estimate": estimated_bound(problem, gpus, breaks_at, judges, improve=improve),
-    }
+    estimate = estimated_bound(problem, gpus, breaks_at, judges, improve=improve, thorough=thorough)
+    return {"true": true_bound(problem, judges.level), "estimate": estimate}
 
 
 def names_of(gpus: Sequence[GpuPlacement]) -> list[str]:

@@ -79,14 +79,16 @@ def test_every_gpu_is_predicted_to_hold_with_the_seed_margin() -> None:
     assert all(verdict.holds for verdict in judge.judge([gpu.trial(margin) for gpu in gpus]))
 
 
-def test_a_gpu_is_not_closed_while_the_next_in_line_would_hold() -> None:
+def test_a_gpu_is_not_closed_while_the_next_few_in_line_would_hold() -> None:
     judge = PredictedJudge(INTERACTIVE)
     items = whole(Adapter(f"a{i:03d}", 16, 0.1) for i in range(500))
     fill = QuickFill(kind_of(PROFILE), by_prediction(judge), margin=0.0, works=Works())
     gpus = fill.fill(items, 1.0)
     assert gpus is not None
     assert len(gpus) > 1
-    more = gpus[0].with_items([*gpus[0].items, gpus[1].items[0]])
+    # Of KV capacity a search knows no more than a per cent.
+    few = len(gpus[0].items) // 50
+    more = gpus[0].with_items([*gpus[0].items, *gpus[1].items[:few]])
     tried = [
         replace(more, max_loras=r.slots(len(more.items), 9999)).trial()
         for r in slot_rules(INTERACTIVE)
@@ -150,7 +152,7 @@ def test_plan_is_carried_over_by_prediction_alone() -> None:
     same = solve_from(problem, chosen, old)
     assert same.notes["replan"]["moves"] == 0
     assert [gpu.engine for gpu in same.gpus] == [gpu.engine for gpu in old.gpus]
-    busier = [replace(a, rate_rps=1.5 * a.rate_rps) for a in fleet]
+    busier = [replace(a, rate_rps=2.5 * a.rate_rps) for a in fleet]
     moved = solve_from(Problem.build(busier, [kind_of(PROFILE)], INTERACTIVE), chosen, old)
     assert moved.notes["replan"]["moves"] > 0
     assert not moved.simulated
