@@ -25,14 +25,14 @@ def summary(measured_data: Path) -> dict[str, object]:
 
 
 def test_throughput_and_requests(summary: dict[str, dict[str, float]]) -> None:
-    assert summary["throughput"]["mape"] < 1.9
-    assert summary["requests"]["mape"] < 1.9
+    assert summary["throughput"]["mape"] < 1.5
+    assert summary["requests"]["mape"] < 1.5
     assert summary["throughput"]["off_by_10_percent"] == 0
 
 
 def test_times_between_tokens(summary: dict[str, dict[str, float]]) -> None:
-    assert summary["itl"]["mape"] < 4.5
-    assert summary["tpot"]["mape"] < 4.0
+    assert summary["itl"]["mape"] < 3.2
+    assert summary["tpot"]["mape"] < 3.2
 
 
 def test_starvation_and_starts(summary: dict[str, dict[str, float]]) -> None:
