@@ -10,6 +10,8 @@ from lorapack.fleet.adapter import Adapter
 from lorapack.fleet.fleet import Fleet
 from lorapack.predictor.features import FEATURE_INDEX, features_of
 from lorapack.predictor.gpu_state import GpuState
+from lorapack.predictor.predictor import Predictor
+from lorapack.profile.profile import DEFAULT_PROFILE
 from lorapack.twin.scenario import Scenario
 
 adapters = st.builds(
@@ -88,7 +90,8 @@ def test_mistakes_are_said(predictor):
         state.add(Adapter("c", 32, 1.0))
 
 
-def test_more_load_rarely_turns_starved_into_served(predictor):
+def test_more_load_rarely_turns_starved_into_served():
+    predictor = Predictor.load(DEFAULT_PROFILE)
     flips = steps = 0
     draw = np.random.default_rng(0)
     for _ in range(20):
@@ -102,4 +105,4 @@ def test_more_load_rarely_turns_starved_into_served(predictor):
             flips += before is True and not starved
             steps += 1
             before = starved
-    assert flips <= 0.02 * steps
+    assert flips <= 0.001 * steps

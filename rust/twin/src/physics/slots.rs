@@ -154,7 +154,9 @@ impl<'a> Slots<'a> {
         let hogged = if short { turns.hogged() } else { 0.0 };
         // Who comes first keeps its slot: an adapter is the likelier there the more it asks for.
         let of_hogs = (setting.max_loras / demand.effective_adapters.max(1.0)).min(1.0);
-        let served = (1.0 - hogged) * window / (window + wait) + hogged * of_hogs;
+        // At the end who waits for his turn has waited for half of it, unless there was but one.
+        let lost = wait * (0.5 + (2.0 * wait / window).min(0.5));
+        let served = (1.0 - hogged) * window / (window + lost) + hogged * of_hogs;
         Sharing {
             distinct_adapters: turns.distinct().min(setting.max_loras),
             pressure: wanted / busy_slots,
@@ -358,15 +360,19 @@ impl Turns<'_> {
     }
 
     /// Share of the window until a slot comes free, where all are taken at its beginning: by those
-    /// who come first, which are the likelier the more they ask for.
+    /// who come first, which are the likelier the more they ask for. Where fewer than there are slots
+    /// would stay, the others share the rest.
     fn hogged(&self) -> f64 {
-        let (mut asked, mut stays) = (0.0, 0.0);
+        let (mut asked, mut stays, mut staying) = (0.0, 0.0, 0.0);
         for turn in self.turns() {
             let over = turn.alone / self.window;
+            let stay = over * (1.0 - (-1.0 / over).exp());
             let asks = turn.adapters / turn.idle;
             asked += asks;
-            stays += asks * over * (1.0 - (-1.0 / over).exp());
+            stays += asks * stay;
+            staying += turn.adapters * stay;
         }
-        stays / asked
+        let slots = self.slots.setting.max_loras;
+        stays / asked * (1.0 - slots / staying.max(slots))
     }
 }
