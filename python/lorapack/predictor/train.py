@@ -1,8 +1,8 @@
 """Learning a predictor from a sweep: physics first, then what it leaves out.
 
 A network (scikit-learn) sees the logarithms of the features and learns, for each quantity, what
-must be added to the logarithm that physics puts in its place. What it learns of a fleet is the mean
-over its draws. On fleets kept aside, a second step
+must be added to the logarithm that physics puts in its place. Where a sweep runs a fleet on several
+seeds, what it learns of it is the mean. On fleets kept aside, a second step
 learns how far off that is (:class:`Doubt`): intervals of 90 % by split conformal prediction, and a
 calibrated probability of starvation. A third part of the fleets is seen by nobody: the card's
 errors. Fleets are split whole, never by row.

@@ -6,9 +6,13 @@
 //! a turn then lasts longer than `B`, because it begins with all that queued meanwhile:
 //!
 //! - the last of so many requests ends later than one would ([`Slots::tail`]);
-//! - a queue that fills the batch takes the time that the batch needs for it;
+//! - queues that fill the batch take the time that the batch needs for them, if that is longer; a
+//!   slot whose queue is short leaves its places to the others;
 //! - but what queued elsewhere meanwhile is older than what comes in during the turn and goes first,
 //!   which is what ends the turn of an adapter that would never go idle by itself.
+//!
+//! Where there are enough slots on average, all may be in use now and then (`all_used`): who
+//! comes then waits for the first that falls free, and pushes out adapters that are still needed.
 
 use super::work::{self, Demand};
 use super::Setting;
