@@ -239,6 +239,7 @@ class Result:
 
         The numbers are the twin's own memory, not a copy. Columns: ``start_s``, ``duration_s``,
         ``batched_tokens``, ``scheduled``, ``running``, ``waiting`` (after scheduling), ``skipped``,
+        ``is_new_batch`` (not one more token of each request of the step before),
         ``distinct_adapters``, ``context_tokens``, ``used_blocks``, ``preempted``, ``finished``,
         ``adapter_loads``, ``load_s``.
         """
