@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lorapack.cli.duration import duration
 from lorapack.cli.output import (
     INPUT_FILE,
     OUTPUT_FILE,
@@ -40,6 +41,13 @@ if TYPE_CHECKING:
 )
 @click.option("--cold", is_flag=True, help="No adapter was used before.")
 @click.option("--max-in-flight", type=click.IntRange(1), help="Cap on requests in the system.")
+@click.option(
+    "--scrape-interval",
+    "scrape_interval_s",
+    type=duration,
+    metavar="TIME",
+    help="The engine's metrics are scraped so often.",
+)
 @click.option("--features-out", type=OUTPUT_FILE, help="Write the rows of features, as CSV.")
 @force_option
 @common_options
@@ -117,6 +125,7 @@ def _row_of_fleet(
     duration_s: float,
     cold: bool,
     max_in_flight: int | None,
+    scrape_interval_s: float | None,
 ) -> pl.DataFrame:
     import polars as pl
 
@@ -133,5 +142,6 @@ def _row_of_fleet(
         duration_s=duration_s,
         warm=not cold,
         max_in_flight=max_in_flight,
+        scrape_interval_s=scrape_interval_s,
     )
     return pl.DataFrame(features_of(scenario), schema=list(FEATURE_NAMES))

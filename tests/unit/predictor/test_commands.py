@@ -50,6 +50,15 @@ def test_rows_of_features_give_a_prediction_each(model_path, fleet_path, tmp_pat
     assert told["predictions"][0] == told["predictions"][1]
 
 
+def test_scrapes_are_among_the_features(model_path, fleet_path, tmp_path):
+    rows = tmp_path / "rows.csv"
+    asked = ("--model", model_path, "--scrape-interval", "5s", "--features-out", rows)
+    done = run(predict, fleet_path, *asked)
+    assert done.exit_code == 0, done.output
+    with rows.open() as file:
+        assert float(next(csv.DictReader(file))["scrape_hz"]) == pytest.approx(0.2)
+
+
 def test_a_missing_feature_is_named(model_path, tmp_path):
     from lorapack.errors import InputError
 
