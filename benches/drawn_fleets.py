@@ -14,6 +14,12 @@ from lorapack.trace.servegen import read_clients
 PROFILES = ("llama-3.1-8b/h100-64gb/vllm-0.8.5", "qwen-2.5-7b/h100-64gb/vllm-0.8.5")
 """The GPUs that they are packed for."""
 
+LEAST_RPS, MOST_RPS = 0.08, 0.16
+"""Mean rate of an adapter of a large fleet; small ones are busier, so as to need some GPUs."""
+
+FEWEST_RPS = 50.0
+"""Requests per second that a large fleet sends at least."""
+
 PAPER_RATES_RPS = (3.2, 1.6, 0.8, 0.4, 0.1, 0.05, 0.025, 0.0125)
 """Rates of arXiv 2508.08343; a fleet has three in a row of them."""
 
@@ -47,6 +53,18 @@ def poisson_fleet(kind: str, n: int, requests_per_s: float, seed: int) -> list[A
         Adapter(f"a{i:06d}", int(rank), float(rate))
         for i, (rank, rate) in enumerate(zip(ranks, rates, strict=True))
     ]
+
+
+def large_fleet(kind: str, n: int, seed: int) -> list[Adapter]:
+    """A Poisson fleet with as much traffic as so many adapters may be expected to have.
+
+    Args:
+        kind: One of `KINDS`.
+        n: Adapters.
+        seed: Of everything drawn.
+    """
+    mean = np.random.default_rng([seed, n]).uniform(LEAST_RPS, MOST_RPS)
+    return poisson_fleet(kind, n, max(FEWEST_RPS, mean * n), seed)
 
 
 def client_fleet(path: Path, n: int, seed: int) -> list[Adapter]:

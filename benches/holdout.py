@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from drawn_fleets import KINDS, PROFILES, client_fleet, poisson_fleet
+from drawn_fleets import KINDS, PROFILES, client_fleet, large_fleet
 
 from lorapack import Adapter, Predictor, Profile, pack
 from lorapack.packer.pool import kind_of
@@ -27,12 +27,6 @@ from lorapack.packer.problem import Problem
 from lorapack.packer.replan import carried_over
 from lorapack.twin.service_level import SERVICE_LEVELS
 from lorapack.twin.trial import HOUR, TwinJudge
-
-LEAST_RPS, MOST_RPS = 0.08, 0.16
-"""Mean rate of an adapter of a large fleet; small ones are busier, so as to need some GPUs."""
-
-FEWEST_RPS = 50.0
-"""Requests per second that a fleet sends at least."""
 
 FIRST_FRESH_SEED = 1_000_000
 """Seeds from here on are no plan's."""
@@ -111,8 +105,7 @@ def drawn(arguments: argparse.Namespace) -> Iterator[tuple[str, list[Adapter]]]:
         for number in range(arguments.draws):
             seed = arguments.seed + number
             for kind in arguments.kinds:
-                mean = np.random.default_rng([seed, n]).uniform(LEAST_RPS, MOST_RPS)
-                yield kind, poisson_fleet(kind, n, max(FEWEST_RPS, mean * n), seed)
+                yield kind, large_fleet(kind, n, seed)
             if arguments.clients is not None:
                 yield "clients", client_fleet(arguments.clients, n, seed)
 

@@ -17,8 +17,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-import numpy as np
-from drawn_fleets import KINDS, PROFILES, poisson_fleet
+from drawn_fleets import KINDS, PROFILES, large_fleet
 
 from lorapack import Adapter, Profile
 from lorapack.packer.compare import compare
@@ -26,12 +25,6 @@ from lorapack.packer.pool import kind_of
 from lorapack.packer.problem import Problem
 from lorapack.packer.settings import Settings
 from lorapack.twin.service_level import SERVICE_LEVELS
-
-LEAST_RPS, MOST_RPS = 0.08, 0.16
-"""Mean rate of an adapter of a large fleet; small ones are busier, so as to need some GPUs."""
-
-FEWEST_RPS = 50.0
-"""Requests per second that a fleet sends at least."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +76,7 @@ def drawn(arguments: argparse.Namespace) -> Iterator[tuple[str, list[Adapter]]]:
     for n in arguments.sizes:
         for seed in range(arguments.seed, arguments.seed + arguments.draws):
             for kind in arguments.kinds:
-                mean = np.random.default_rng([seed, n]).uniform(LEAST_RPS, MOST_RPS)
-                yield kind, poisson_fleet(kind, n, max(FEWEST_RPS, mean * n), seed)
+                yield kind, large_fleet(kind, n, seed)
 
 
 def compared(

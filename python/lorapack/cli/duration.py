@@ -1,4 +1,4 @@
-"""A span of time on the command line: ``90``, ``90s``, ``15m``, ``1.5h``, ``2d``."""
+"""Spans of time on the command line: ``90``, ``90s``, ``15m``, ``1.5h``, ``2d``; shared options."""
 
 from __future__ import annotations
 
@@ -32,3 +32,12 @@ def duration(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise click.BadParameter(f"{text!r}: give seconds, or a number with s, m, h or d")
     return seconds
+
+
+scrape_interval_option = click.option(
+    "--scrape-interval",
+    "scrape_interval_s",
+    type=duration,
+    metavar="TIME",
+    help="The engine's metrics are scraped so often.",
+)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lorapack.cli.duration import duration
+from lorapack.cli.duration import scrape_interval_option
 from lorapack.cli.output import (
     INPUT_FILE,
     OUTPUT_FILE,
@@ -41,13 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option("--cold", is_flag=True, help="No adapter was used before.")
 @click.option("--max-in-flight", type=click.IntRange(1), help="Cap on requests in the system.")
-@click.option(
-    "--scrape-interval",
-    "scrape_interval_s",
-    type=duration,
-    metavar="TIME",
-    help="The engine's metrics are scraped so often.",
-)
+@scrape_interval_option
 @click.option("--features-out", type=OUTPUT_FILE, help="Write the rows of features, as CSV.")
 @force_option
 @common_options

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lorapack.cli.duration import duration
+from lorapack.cli.duration import duration, scrape_interval_option
 from lorapack.cli.output import (
     INPUT_FILE,
     OUTPUT_FILE,
@@ -76,13 +76,7 @@ def engine_options(function: F) -> F:
     "--max-in-flight", type=click.IntRange(1), metavar="N", help="Arrivals beyond are dropped."
 )
 @click.option("--warm", is_flag=True, default=None, help="Start with every adapter loaded.")
-@click.option(
-    "--scrape-interval",
-    "scrape_interval_s",
-    type=duration,
-    metavar="TIME",
-    help="The engine's metrics are scraped so often.",
-)
+@scrape_interval_option
 @click.option("--trace", "trace_path", type=INPUT_FILE, help="Replay these requests.")
 @click.option("--requests-out", type=OUTPUT_FILE, help="Keep every request, as Parquet.")
 @click.option("--steps-out", type=OUTPUT_FILE, help="Keep every step, as Parquet.")

@@ -141,6 +141,11 @@ def profiles_by_model(runs: pl.DataFrame, profiles: Sequence[Profile]) -> dict[s
     return chosen
 
 
+def measured_tps(run: Mapping[str, Any]) -> float:
+    """Throughput of a run that started: tokens of completed requests, a second."""
+    return float((run["input_tokens"] + run["output_tokens"]) / run["duration_s"])
+
+
 def offered_tps(run: Mapping[str, Any], profile: Profile) -> float:
     """Offered load, tokens a second: the rates' sum times the profile's mean tokens."""
     n = int(run["n_adapters"])

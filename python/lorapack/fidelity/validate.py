@@ -22,7 +22,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lorapack.fidelity.replay import LESS_KV, offered_tps, profiles_by_model, scenario_of
+from lorapack.fidelity.replay import (
+    LESS_KV,
+    measured_tps,
+    offered_tps,
+    profiles_by_model,
+    scenario_of,
+)
 from lorapack.fidelity.scores import errors, verdicts
 from lorapack.profile.profile import Profile
 from lorapack.twin.result import Result
@@ -223,7 +229,7 @@ def _judged(
     offered = offered_tps(run, profile)
     measured = None
     if not run["out_of_memory"]:
-        measured = (run["input_tokens"] + run["output_tokens"]) / run["duration_s"]
+        measured = measured_tps(run)
     tps = simulated["simulated_tps"]
     return {
         "offered_tps": offered,

@@ -22,7 +22,7 @@ from lorapack.packer.knots import Knots
 from lorapack.twin.physics import WorkSums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -114,17 +114,8 @@ class GpuClass:
 
     def most_copies(self, place: int, guess: float = 1.0) -> float:
         """How many of an item a GPU would hold, were there so many: its Maxpack."""
-        work, sums, held = self._work(place), WorkSums(), 0
-
-        def fullness(count: int) -> float:
-            nonlocal held
-            for _ in range(held, count):
-                sums.add(work)
-            for _ in range(count, held):
-                sums.remove(work)
-            held = count
-            return self._fullness(sums)
-
+        copies = np.full(MOST_COPIES, place)
+        fullness = self._fullness_of_first(copies, WorkSums())
         return max(1.0, largest_count(fullness, round(guess), MOST_COPIES, NEAR)[1])
 
     def take(self, order: Places, guess: int, kept: Sequence[int] = ()) -> list[int]:
@@ -135,17 +126,8 @@ class GpuClass:
             guess: How many of them fit.
             kept: Places of items that are on the GPU already.
         """
-        sums, summed = self.sums(kept), 0
-
-        def fullness(count: int) -> float:
-            nonlocal summed
-            for place in order[summed:count].tolist():
-                sums.add(self._work(place))
-            for place in order[count:summed].tolist():
-                sums.remove(self._work(place))
-            summed = count
-            return self._fullness(sums)
-
+        sums = self.sums(kept)
+        fullness = self._fullness_of_first(order, sums)
         held = largest_count(fullness, guess, len(order))[0]
         fullness(held)
         members: list[int] = [*kept, *order[:held].tolist()]
@@ -157,6 +139,26 @@ class GpuClass:
             else:
                 sums.remove(work)
         return members
+
+    def _fullness_of_first(self, order: Places, sums: WorkSums) -> Callable[[int], float]:
+        """How full the first so many of an ordered list make a GPU, which `sums` then says, too.
+
+        Args:
+            order: Places.
+            sums: What is on the GPU already.
+        """
+        summed = 0
+
+        def fullness(count: int) -> float:
+            nonlocal summed
+            for place in order[summed:count].tolist():
+                sums.add(self._work(place))
+            for place in order[count:summed].tolist():
+                sums.remove(self._work(place))
+            summed = count
+            return self._fullness(sums)
+
+        return fullness
 
     def _fullness(self, sums: WorkSums) -> float:
         return self.slots.least_full(sums, sums.n_adapters, self.rank)[0]

@@ -334,8 +334,7 @@ impl<'a> Run<'a> {
                 request: self.names[self.scheduler.waiting[0]],
             });
         }
-        let is_new = self.is_new_batch(&decision);
-        let mut step = self.price(&decision, is_new);
+        let mut step = self.price(&decision);
         if step.end > end {
             self.diary.cut = Some(step);
             return Ok(false);
@@ -361,10 +360,10 @@ impl<'a> Run<'a> {
     }
 
     /// Loads the batch's adapters and prices the step.
-    fn price(&mut self, decision: &Decision, is_new: bool) -> Step {
+    fn price(&mut self, decision: &Decision) -> Step {
         let batch = self.adapters_in_walk_order(decision);
         let mut shape = self.shape(decision, batch.len() as u32);
-        shape.is_new = is_new;
+        shape.is_new = self.is_new_batch(decision);
         let mut step = Step {
             start: self.now,
             end: self.now,

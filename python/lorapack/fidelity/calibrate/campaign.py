@@ -45,7 +45,7 @@ from lorapack.fidelity.calibrate.serving import (
 )
 from lorapack.fidelity.calibrate.step_logs import MAX_BATCHED_TOKENS, first_use_ms, step_shapes
 from lorapack.fidelity.calibrate.step_time import StepTimeFit, fit_with_weights_tied
-from lorapack.fidelity.replay import offered_tps, read_runs, scenario_of
+from lorapack.fidelity.replay import measured_tps, offered_tps, read_runs, scenario_of
 from lorapack.profile.front_end import FrontEnd
 from lorapack.profile.profile import Profile, Provenance, Uncertainty
 from lorapack.profile.step_time import StepTime
@@ -311,8 +311,7 @@ def _training_runs(folder: Path, model: str, leave_out: Sequence[str]) -> list[d
 
 
 def _served(run: dict[str, Any], profile: Profile) -> float:
-    served = (run["input_tokens"] + run["output_tokens"]) / run["duration_s"]
-    return float(served / offered_tps(run, profile))
+    return measured_tps(run) / offered_tps(run, profile)
 
 
 def _bound_by_slots(run: dict[str, Any], profile: Profile) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lorapack.fidelity.calibrate.serving import Totals
-from lorapack.fidelity.replay import scenario_of
+from lorapack.fidelity.replay import measured_tps, scenario_of
 from lorapack.profile.lengths import Lengths, Marginal, solve
 from lorapack.profile.profile import Profile
 from lorapack.twin.run import simulate_many
@@ -87,7 +87,7 @@ def fit_tail(
         The tail's scale in tokens, and the mean absolute error of the two there, per cent.
     """
     ratio = np.array([run["mean_itl_ms"] / run["mean_tpot_ms"] for run in runs])
-    tps = np.array([_tokens(run) / run["duration_s"] for run in runs])
+    tps = np.array([measured_tps(run) for run in runs])
     errors = []
     for tail in OUTPUT_TAILS_TOKENS:
         tried = replace(profile, lengths=campaign_lengths(profile.model.name, tail))
@@ -101,10 +101,6 @@ def fit_tail(
     tail = float(np.interp(0.0, bias[::-1], OUTPUT_TAILS_TOKENS[::-1]))
     nearest = int(np.argmin(np.abs(np.array(OUTPUT_TAILS_TOKENS) - tail)))
     return tail, float(np.mean(np.abs(errors[nearest])) * 100)
-
-
-def _tokens(run: dict[str, Any]) -> float:
-    return float(run["input_tokens"] + run["output_tokens"])
 
 
 def _marginal(

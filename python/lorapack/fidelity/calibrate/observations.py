@@ -168,6 +168,10 @@ def single_steps(
     shape = (n, max_tokens + 1)
     none = np.zeros(n)
     mixed = tokens > requests
+
+    def given(values: Floats | None) -> Floats:
+        return none if values is None else values
+
     return Observations(
         tokens=sparse.csr_matrix((np.ones(n), (rows, tokens)), shape=shape),
         adapters=sparse.csr_matrix((adapters.astype(np.float64), (rows, tokens)), shape=shape),
@@ -177,14 +181,14 @@ def single_steps(
         requests=requests,
         context_tokens=np.where(mixed, 0.0, context_tokens),
         mixed_context_tokens=np.where(mixed, context_tokens, 0.0),
-        attention_pairs=none if attention_pairs is None else attention_pairs,
-        skipped=none if skipped is None else skipped,
-        waiting=none if waiting is None else waiting,
-        new_batches=none if new_batches is None else new_batches,
-        new_requests=none if new_batches is None else new_batches * requests,
-        logged=none if logged is None else logged,
+        attention_pairs=given(attention_pairs),
+        skipped=given(skipped),
+        waiting=given(waiting),
+        new_batches=given(new_batches),
+        new_requests=given(new_batches) * requests,
+        logged=given(logged),
         offered_rps=none,
-        load_ms=none if load_ms is None else load_ms,
+        load_ms=given(load_ms),
         measured_ms=measured_ms,
         gain=np.ones(n),
         weight=weight,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from lorapack.fidelity.calibrate.recorded_run import Recording
+from lorapack.fidelity.calibrate.recorded_run import Recording, each_left_out
 from lorapack.fidelity.calibrate.recordings import profile_of_recordings
 from lorapack.fleet.adapter import Adapter
 from lorapack.fleet.fleet import Fleet
@@ -78,11 +78,9 @@ def errors(profile: Profile, recording: Recording) -> ReplayErrors:
 def left_out_errors(recordings: Sequence[Recording]) -> dict[str, ReplayErrors]:
     """Each recording replayed with the profile of all the others; none if it is the only one."""
     judged = {}
-    for left_out in recordings:
-        others = [recording for recording in recordings if recording is not left_out]
-        if others:
-            profile, _ = profile_of_recordings(others, command="", source="all but one")
-            judged[left_out.name] = errors(profile, left_out)
+    for left_out, others in each_left_out(recordings):
+        profile, _ = profile_of_recordings(others, command="", source="all but one")
+        judged[left_out.name] = errors(profile, left_out)
     return judged
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,16 @@ class Recording:
 def is_recordings(folder: Path) -> bool:
     """Whether the folder holds step recordings."""
     return any(folder.glob("*" + STEPS))
+
+
+def each_left_out(
+    recordings: Sequence[Recording],
+) -> Iterator[tuple[Recording, list[Recording]]]:
+    """Each recording, and all the others; none if it is the only one."""
+    for left_out in recordings:
+        others = [recording for recording in recordings if recording is not left_out]
+        if others:
+            yield left_out, others
 
 
 def read_recordings(folder: Path) -> list[Recording]:

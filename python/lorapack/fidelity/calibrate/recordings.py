@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from lorapack.errors import InputError
-from lorapack.fidelity.calibrate.recorded_run import WORK, Floats, Recording
+from lorapack.fidelity.calibrate.recorded_run import WORK, Floats, Recording, each_left_out
 from lorapack.profile.adapter_loading import AdapterLoading
 from lorapack.profile.front_end import FrontEnd
 from lorapack.profile.gpu import Gpu
@@ -128,13 +128,13 @@ def fit_recordings(fitted: Sequence[Recording], judged: Sequence[Recording]) -> 
 
 
 def _fit(recordings: Sequence[Recording]) -> RecordedPrices:
-    skipped_ms, waiting_ms = _queue_prices(recordings)
     work = np.vstack([recording.work() for recording in recordings])
     took = np.concatenate([recording.step_ms() for recording in recordings])
     timed = np.concatenate([recording.load_ms() for recording in recordings])
     skipped, waiting = (
         np.concatenate(q) for q in zip(*(r.queue() for r in recordings), strict=True)
     )
+    skipped_ms, waiting_ms = _queue_prices(recordings, work, (skipped, waiting))
     timed += skipped_ms * skipped + waiting_ms * waiting
     weight = 1 / took
     for _ in range(REWEIGHTINGS):
@@ -150,15 +150,14 @@ def _fit(recordings: Sequence[Recording]) -> RecordedPrices:
     )
 
 
-def _queue_prices(recordings: Sequence[Recording]) -> tuple[float, float]:
+def _queue_prices(
+    recordings: Sequence[Recording], work: Floats, queue: tuple[Floats, Floats]
+) -> tuple[float, float]:
     """What the scheduler's own time says of a request passed over, and of one that waits."""
-    rows = []
-    for recording in recordings:
-        work = recording.work()
-        batch = work[:, [WORK.index("steps"), WORK.index("requests")]]
-        rows.append(np.column_stack([batch, recording.prompts(), *recording.queue()]))
+    batch = work[:, [WORK.index("steps"), WORK.index("requests")]]
+    prompts = np.concatenate([recording.prompts() for recording in recordings])
     times = np.concatenate([recording.scheduler_ms() for recording in recordings])
-    *_, skipped, waiting = _non_negative(np.vstack(rows), times)
+    *_, skipped, waiting = _non_negative(np.column_stack([batch, prompts, *queue]), times)
     return float(skipped), float(waiting)
 
 
@@ -248,12 +247,10 @@ def profile_of_recordings(
 
 
 def _left_out(recordings: Sequence[Recording]) -> dict[str, StepErrors]:
-    errors = {}
-    for left_out in recordings:
-        others = [recording for recording in recordings if recording is not left_out]
-        if others:
-            errors[left_out.name] = fit_recordings(others, [left_out]).errors[left_out.name]
-    return errors
+    return {
+        left_out.name: fit_recordings(others, [left_out]).errors[left_out.name]
+        for left_out, others in each_left_out(recordings)
+    }
 
 
 def _uncertainty(left_out: Mapping[str, StepErrors]) -> float | None:

@@ -20,7 +20,7 @@ import polars as pl
 import scipy.sparse as sparse
 
 from lorapack.fidelity.calibrate.observations import Floats, Observations
-from lorapack.fidelity.replay import LESS_KV, fleet_of, scenario_of
+from lorapack.fidelity.replay import LESS_KV, fleet_of, measured_tps, scenario_of
 from lorapack.profile.profile import Profile
 from lorapack.profile.step_time import StepTime
 from lorapack.twin.result import Result
@@ -232,10 +232,10 @@ def began_with_less_kv(run: dict[str, Any], totals: Totals) -> bool:
 def _totals(one: Replayed, other: Totals) -> Iterator[tuple[str, MeanShape, float, float, float]]:
     """Measured totals as times: name, shape, simulated, simulated with longer steps, measured."""
     run, totals = one.run, one.totals
-    measured_tps = (run["input_tokens"] + run["output_tokens"]) / run["duration_s"]
-    served = measured_tps / totals.offered_tps
+    measured = measured_tps(run)
+    served = measured / totals.offered_tps
     if served < SATURATED_BELOW:
-        yield "throughput", one.by_step, 1 / totals.tps, 1 / other.tps, 1 / measured_tps
+        yield "throughput", one.by_step, 1 / totals.tps, 1 / other.tps, 1 / measured
     if served > LIGHT_ABOVE:
         measured_ms = float(run["mean_tpot_ms"])
         yield "time per token", one.by_request, totals.tpot_ms, other.tpot_ms, measured_ms

@@ -148,7 +148,7 @@ impl Case<'_> {
         if kv_usage <= NEARLY_FULL || chunks <= 1.0 {
             return 0.0;
         }
-        let full = ((kv_usage - NEARLY_FULL) / (1.0 - NEARLY_FULL)).min(1.0);
+        let full = beyond(kv_usage, NEARLY_FULL);
         let harmonic = chunks.ln() + EULER_GAMMA + 0.5 / chunks;
         full * FUTILE * (1.0 - harmonic / chunks).max(0.0)
     }
@@ -230,7 +230,7 @@ impl Gpu {
 /// Times that a request is preempted where the KV cache is full: what ends leaves room for its
 /// prompt and its output, which new prompts fill at once, until outputs grow and push them out.
 fn preemptions(demand: &Demand, kv_usage: f64) -> f64 {
-    let full = ((kv_usage - NEARLY_FULL) / (1.0 - NEARLY_FULL)).clamp(0.0, 1.0);
+    let full = beyond(kv_usage, NEARLY_FULL);
     full * (PREEMPTED * demand.output_tokens / demand.prompt_tokens.max(1.0)).min(4.0)
 }
 
@@ -238,8 +238,13 @@ fn preemptions(demand: &Demand, kv_usage: f64) -> f64 {
 /// whose adapter has no slot. Where much more comes than is completed, the batch is filled from a
 /// queue of old requests, most of the queue being younger.
 fn share_without_slot(demand: &Demand, sharing: &Sharing, completed: f64) -> f64 {
-    let short = ((sharing.pressure - NEARLY_SHORT) / (1.0 - NEARLY_SHORT)).clamp(0.0, 1.0);
+    let short = beyond(sharing.pressure, NEARLY_SHORT);
     let held = sharing.held_work.clamp(0.05, 1.0);
     let older = completed / (held * (1.0 - completed).max(1e-3));
     short * (1.0 - held) * older.min(1.0) * (1.0 - demand.base_share)
+}
+
+/// How far a share is on the way from where it begins to count to the whole.
+fn beyond(share: f64, begins: f64) -> f64 {
+    ((share - begins) / (1.0 - begins)).clamp(0.0, 1.0)
 }
