@@ -34,7 +34,7 @@ from lorapack.fidelity.calibrate.front_end import REQUEST_MS, FrontEndFit, fit_t
 from lorapack.fidelity.calibrate.lengths import FIRST_TAIL_TOKENS, campaign_lengths, fit_tail
 from lorapack.fidelity.calibrate.loading import LoadingFit, fit_loading
 from lorapack.fidelity.calibrate.memory import MemoryFit, fit_memory
-from lorapack.fidelity.calibrate.observations import concatenated
+from lorapack.fidelity.calibrate.observations import Observations, concatenated
 from lorapack.fidelity.calibrate.scrapes import SERIES, ScrapeFit, answer_times, fit_scrapes
 from lorapack.fidelity.calibrate.serving import (
     Replayed,
@@ -157,6 +157,7 @@ class CampaignFit:
                 }
                 for source in self.step_time.n
             },
+            "step_logging_ms": self.step_time.logging_ms,
             "memory": _without(self.memory, "memory"),
             "adapter_loading": _without(self.loading, "loading"),
             "front_end": _without(self.front_end, "front_end"),
@@ -218,76 +219,117 @@ def fit_campaign(
     on_stage("memory and loading")
     memory = fit_memory(folder / "kv_cache_tokens.csv", model, base)
     loading = fit_loading(folder / "adapter_loading.csv", model)
+    base = replace(base, memory=memory.memory, adapter_loading=loading.loading)
     on_stage("step logs")
-    logs = step_shapes(
-        folder / "step_logs.parquet",
-        folder / "base_latency.csv",
-        model,
-        replace(base, memory=memory.memory),
-    )
-    first_use = first_use_ms(folder / "step_logs.parquet", model)
-    answers = answer_times(folder / SERIES)
-    start = StepTime(**START, cuda_graph_max_tokens=CUDA_GRAPH_MAX_TOKENS, model=base.model)
+    given = _given(folder, model, base, leave_out)
     profile = replace(
         base,
-        memory=memory.memory,
-        adapter_loading=loading.loading,
-        step_time=fit_with_weights_tied(logs, start).step_time,
-        front_end=FrontEnd(first_use_ms=first_use, **FRONT_END_START),
+        step_time=fit_with_weights_tied(given.logs, given.start).step_time,
+        front_end=FrontEnd(
+            first_use_ms=first_use_ms(folder / "step_logs.parquet", model), **FRONT_END_START
+        ),
         lengths=campaign_lengths(base.model.name, FIRST_TAIL_TOKENS),
     )
-    runs = _training_runs(folder, model, leave_out)
-    for round_number in range(ROUNDS):
-        on_stage(f"serving runs, round {round_number + 1} of {ROUNDS}")
-        replayed = replay_with_shapes(runs, profile, round_number, jobs)
-        longer = replace(profile, step_time=stretched(profile.step_time))
-        others = [
-            Totals.of(result)
-            for result in simulate_many(
-                [scenario_of(run, longer, round_number) for run in runs], jobs=jobs
-            )
-        ]
-        rows = concatenated([logs, observations_of(replayed, others, MAX_BATCHED_TOKENS)])
-        step_time = fit_with_weights_tied(rows, start)
-        scrapes = fit_scrapes(answers, replayed)
-        front_end = replace(
-            profile.front_end,
-            series_us=scrapes.series_us,
-            series_adapter_us=scrapes.series_adapter_us,
-        )
-        profile = replace(profile, step_time=step_time.step_time, front_end=front_end)
-        on_stage("lengths' tail")
-        bound = [run for run in runs if _bound_by_slots(run, profile)]
-        recounted = _recounted(replayed, profile)
-        tail, tail_error = fit_tail(bound, profile, recounted, round_number, jobs)
-        profile = replace(profile, lengths=campaign_lengths(base.model.name, tail))
-        on_stage("front end")
-        light = [run for run in runs if _served(run, profile) > UNSTARVED_ABOVE]
-        times = fit_times(light, profile, round_number, jobs)
-        profile = replace(profile, front_end=times.front_end)
+    for number in range(ROUNDS):
+        on_stage(f"serving runs, round {number + 1} of {ROUNDS}")
+        last = _fit_round(given, profile, number, jobs, on_stage)
+        profile = last.profile
+    uncertainty = Uncertainty(
+        step_time_fraction=max(last.step_time.error_percent.values()) / 100,
+        kv_cache_fraction=memory.largest_error_percent / 100,
+        adapter_loading_fraction=loading.disk_error_percent / 100,
+        front_end_fraction=last.front_end.ttft_p50_error_percent / 100,
+        lengths_fraction=last.tail_error_percent / 100,
+    )
+    n_runs = len(given.runs)
     provenance = Provenance(
         kind="fitted",
         source=SOURCE,
         command=command,
-        note=f"fitted to step logs, memory, adapter loading and {len(runs)} one-hour serving runs",
-        uncertainty=Uncertainty(
-            step_time_fraction=max(step_time.error_percent.values()) / 100,
-            kv_cache_fraction=memory.largest_error_percent / 100,
-            adapter_loading_fraction=loading.disk_error_percent / 100,
-            front_end_fraction=times.ttft_p50_error_percent / 100,
-            lengths_fraction=tail_error / 100,
-        ),
+        note=f"fitted to step logs, memory, adapter loading and {n_runs} one-hour serving runs",
+        uncertainty=uncertainty,
     )
     return CampaignFit(
         profile=rounded(replace(profile, provenance=provenance)),
-        step_time=step_time,
+        step_time=last.step_time,
         memory=memory,
         loading=loading,
-        front_end=times,
-        scrapes=scrapes,
-        tail_error_percent=tail_error,
-        n_runs=len(runs),
+        front_end=last.front_end,
+        scrapes=last.scrapes,
+        tail_error_percent=last.tail_error_percent,
+        n_runs=n_runs,
     )
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What every round is fitted to.
+
+    Attributes:
+        logs: Steps of the closed-loop runs.
+        start: Where the step time's fit begins.
+        answers: What scrapes took, by run.
+        runs: The serving runs.
+    """
+
+    logs: Observations
+    start: StepTime
+    answers: pl.DataFrame
+    runs: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Round:
+    """The profile after a round, and the errors of what the round fitted."""
+
+    profile: Profile
+    step_time: StepTimeFit
+    scrapes: ScrapeFit
+    tail_error_percent: float
+    front_end: FrontEndFit
+
+
+def _given(folder: Path, model: str, base: Profile, leave_out: Sequence[str]) -> _Given:
+    step_logs, base_latency = folder / "step_logs.parquet", folder / "base_latency.csv"
+    return _Given(
+        logs=step_shapes(step_logs, base_latency, model, base),
+        start=StepTime(**START, cuda_graph_max_tokens=CUDA_GRAPH_MAX_TOKENS, model=base.model),
+        answers=answer_times(folder / SERIES),
+        runs=_training_runs(folder, model, leave_out),
+    )
+
+
+def _fit_round(
+    given: _Given,
+    profile: Profile,
+    number: int,
+    jobs: int | None,
+    on_stage: Callable[[str], None],
+) -> _Round:
+    """Replays the runs on the seed of that number and fits, one after the other, what they show."""
+    replayed = replay_with_shapes(given.runs, profile, number, jobs)
+    longer = replace(profile, step_time=stretched(profile.step_time))
+    scenarios = [scenario_of(run, longer, number) for run in given.runs]
+    others = [Totals.of(result) for result in simulate_many(scenarios, jobs=jobs)]
+    rows = concatenated([given.logs, observations_of(replayed, others, MAX_BATCHED_TOKENS)])
+    step_time = fit_with_weights_tied(rows, given.start)
+    scrapes = fit_scrapes(given.answers, replayed)
+    front_end = replace(
+        profile.front_end,
+        series_us=scrapes.series_us,
+        series_adapter_us=scrapes.series_adapter_us,
+    )
+    profile = replace(profile, step_time=step_time.step_time, front_end=front_end)
+    on_stage("lengths' tail")
+    bound = [run for run in given.runs if _bound_by_slots(run, profile)]
+    recounted = _recounted(replayed, profile)
+    tail, tail_error = fit_tail(bound, profile, recounted, number, jobs)
+    profile = replace(profile, lengths=campaign_lengths(profile.model.name, tail))
+    on_stage("front end")
+    light = [run for run in given.runs if _served(run, profile) > UNSTARVED_ABOVE]
+    times = fit_times(light, profile, number, jobs)
+    profile = replace(profile, front_end=times.front_end)
+    return _Round(profile, step_time, scrapes, tail_error, times)
 
 
 def rounded(value: T, digits: int = DIGITS) -> T:
