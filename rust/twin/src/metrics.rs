@@ -4,7 +4,7 @@
 mod histogram;
 mod tally;
 
-pub(crate) use tally::{AlikeSteps, Done, StepCounts, Tally};
+pub(crate) use tally::{AlikeSteps, Done, Tally};
 
 use crate::record::{AdapterColumns, RequestColumns, StepColumns};
 

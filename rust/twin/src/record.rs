@@ -1,6 +1,5 @@
 //! The columns kept per request, per step and per adapter: their only list of names and units.
 
-use crate::metrics::StepCounts;
 use crate::requests::Request;
 use crate::step_time::BatchShape;
 use crate::units::Time;
@@ -61,6 +60,19 @@ impl RequestColumns {
         self.ttft_ms[row] = ttft.milliseconds();
         self.first_token_s[row] = first_token.seconds();
     }
+}
+
+/// What one step, or several alike ones, did: counted if it ended in the window.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StepCounts {
+    pub(crate) steps: u64,
+    pub(crate) running: u32,
+    pub(crate) waiting: u32,
+    pub(crate) used_blocks: u32,
+    pub(crate) preempted: u32,
+    pub(crate) gpu_loads: u32,
+    pub(crate) disk_loads: u32,
+    pub(crate) load: Time,
 }
 
 /// One row a step.

@@ -4,6 +4,8 @@
 //! arrives here is already integers and tables. [`Scenario::check`] refuses what the engine could
 //! not run; after it, nothing is checked again.
 
+mod check;
+
 use std::sync::Arc;
 
 use crate::error::ScenarioError;
@@ -208,6 +210,6 @@ impl Scenario {
     /// # Errors
     /// The first thing wrong, with its place and value.
     pub fn check(&self) -> Result<(), ScenarioError> {
-        crate::error::check_scenario(self)
+        check::check_scenario(self)
     }
 }

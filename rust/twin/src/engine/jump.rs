@@ -7,7 +7,8 @@
 //! a request that may be admitted is ready, or later, and before the window begins or the run ends.
 
 use super::Engine;
-use crate::metrics::{AlikeSteps, StepCounts};
+use crate::metrics::AlikeSteps;
+use crate::record::StepCounts;
 use crate::units::Time;
 
 /// Durations `first`, `first + growth`, `first + 2 growth`, ...

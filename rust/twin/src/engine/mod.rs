@@ -18,8 +18,8 @@ mod waiting;
 
 use crate::error::SimulateError;
 use crate::front_end::FrontEnd;
-use crate::metrics::{Done, Outcome, StepCounts, Tally};
-use crate::record::{RequestColumns, StepColumns};
+use crate::metrics::{Done, Outcome, Tally};
+use crate::record::{RequestColumns, StepColumns, StepCounts};
 use crate::scenario::Scenario;
 use crate::units::Time;
 use clients::Clients;

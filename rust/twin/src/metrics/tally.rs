@@ -2,23 +2,10 @@
 
 use super::histogram::Histogram;
 use super::{Spread, Summary};
-use crate::record::AdapterColumns;
+use crate::record::{AdapterColumns, StepCounts};
 use crate::requests::Request;
 use crate::scenario::Scenario;
 use crate::units::Time;
-
-/// What one step, or several alike ones, did: counted if it ended in the window.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct StepCounts {
-    pub(crate) steps: u64,
-    pub(crate) running: u32,
-    pub(crate) waiting: u32,
-    pub(crate) used_blocks: u32,
-    pub(crate) preempted: u32,
-    pub(crate) gpu_loads: u32,
-    pub(crate) disk_loads: u32,
-    pub(crate) load: Time,
-}
 
 /// Steps of the same requests: their durations are `first`, `first + growth`, and so on.
 #[derive(Clone, Copy, Debug)]
