@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorapack.errors import MissingPackageError
-from lorapack.sweep.run import Chunk, run_chunk
+from lorapack.sweep.chunk import Chunk, run_chunk
 
 if TYPE_CHECKING:
     from lorapack.sweep.grid import Sweep

@@ -13,22 +13,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lorapack.errors import InputError
-from lorapack.sweep.grid import Refused, Sweep
-from lorapack.sweep.store import Store, adapter_rows_of, rows_of
-from lorapack.twin.native import NativeOutcome, NativeScenario, native_scenario
-from lorapack.twin.result import Result
-from lorapack.twin.run import outcomes_of
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from lorapack.twin.scenario import Scenario
+from lorapack.sweep.chunk import Chunk, Work, chunk_of, put_together, simulate
+from lorapack.sweep.grid import Sweep
+from lorapack.sweep.store import Store
+from lorapack.twin.native import NativeOutcome
 
 CHUNK = 128
 """Scenarios a file: seconds of work, so little is lost, and enough to keep all threads busy."""
@@ -52,41 +45,6 @@ class SweepDone:
     done: int
     simulated_s: float
     wall_s: float
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A chunk's rows.
-
-    Attributes:
-        number: Which chunk.
-        rows: A row a scenario.
-        adapters: A row an adapter, if the sweep keeps them.
-    """
-
-    number: int
-    rows: pl.DataFrame
-    adapters: pl.DataFrame | None
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A chunk that is ready to be simulated.
-
-    Attributes:
-        scenarios: All of the chunk, in their order.
-        order: Places of those that start, the longest run first: no core waits at the end for
-            another that took up a long one last.
-        natives: The same ones as the twin takes them, in that order.
-    """
-
-    scenarios: list[Scenario | Refused]
-    order: list[int]
-    natives: list[NativeScenario]
-
-
-class _Stopped(Exception):  # noqa: N818 - nobody's error: it ends a thread
-    """The sweep is no longer wanted."""
 
 
 def run_sweep(
@@ -149,13 +107,6 @@ def run_sweep(
     return SweepDone(len(sweep), done, simulated_s, time.perf_counter() - started)
 
 
-def run_chunk(sweep: Sweep, number: int, indices: Sequence[int], jobs: int | None = None) -> Chunk:
-    """Runs one chunk; what a Ray worker does."""
-    never = threading.Event()
-    work = _put_together(sweep, indices, never)
-    return _rows(sweep, number, indices, work, _simulated(work, jobs, lambda _: None, never))
-
-
 def _chunks_by(
     backend: str, store: Store, jobs: int | None, progress: Callable[[int], None]
 ) -> Generator[Chunk, None, None]:
@@ -170,21 +121,21 @@ def _chunks_here(
     store: Store, jobs: int | None, progress: Callable[[int], None]
 ) -> Generator[Chunk, None, None]:
     sweep, stop = store.sweep, threading.Event()
-    under_way: deque[tuple[int, Future[_Work], Future[list[NativeOutcome]]]] = deque()
+    under_way: deque[tuple[int, Future[Work], Future[list[NativeOutcome]]]] = deque()
 
-    def simulated(work: Future[_Work]) -> list[NativeOutcome]:
-        return _simulated(work.result(), jobs, progress, stop)
+    def simulated(work: Future[Work]) -> list[NativeOutcome]:
+        return simulate(work.result(), jobs, progress, stop)
 
     def finished() -> Chunk:
         number, work, outcomes = under_way.popleft()
         # Outcomes first: they fail with what went wrong, wherever it did.
         done = outcomes.result()
-        return _rows(sweep, number, store.indices(number), work.result(), done)
+        return chunk_of(sweep, number, store.indices(number), work.result(), done)
 
     with ThreadPoolExecutor(1, "scenarios") as builder, ThreadPoolExecutor(1, "twin") as twin:
         try:
             for number in store.missing():
-                work = builder.submit(_put_together, sweep, store.indices(number), stop)
+                work = builder.submit(put_together, sweep, store.indices(number), stop)
                 under_way.append((number, work, twin.submit(simulated, work)))
                 if len(under_way) > AHEAD:
                     yield finished()
@@ -192,57 +143,3 @@ def _chunks_here(
                 yield finished()
         finally:
             stop.set()  # ends at once what is under way, if the caller gave up
-
-
-def _put_together(sweep: Sweep, indices: Sequence[int], stop: threading.Event) -> _Work:
-    scenarios: list[Scenario | Refused] = []
-    natives: dict[int, NativeScenario] = {}
-    requests: dict[int, float] = {}
-    for place, index in enumerate(indices):
-        if stop.is_set():
-            raise _Stopped
-        scenario = sweep.scenario(index)
-        scenarios.append(scenario)
-        if not isinstance(scenario, Refused):
-            natives[place] = native_scenario(scenario)
-            requests[place] = scenario.fleet.rate_rps * (scenario.duration_s or 0.0)
-    order = sorted(natives, key=lambda place: -requests[place])
-    return _Work(scenarios, order, [natives[place] for place in order])
-
-
-def _simulated(
-    work: _Work, jobs: int | None, progress: Callable[[int], None], stop: threading.Event
-) -> list[NativeOutcome]:
-    """What came of the work's natives, in their order."""
-    told = 0
-
-    def so_far(done: int) -> None:
-        nonlocal told
-        if stop.is_set():
-            raise _Stopped
-        progress(done - told)
-        told = done
-
-    so_far(0)
-    outcomes = outcomes_of(work.natives, jobs, so_far)
-    progress(len(work.scenarios) - told)
-    return outcomes
-
-
-def _rows(
-    sweep: Sweep,
-    number: int,
-    indices: Sequence[int],
-    work: _Work,
-    outcomes: Sequence[NativeOutcome],
-) -> Chunk:
-    done = dict(zip(work.order, outcomes, strict=True))
-    results = [
-        scenario
-        if isinstance(scenario, Refused)
-        else Result(scenario, done[place], wall_s=0.0)  # not stored
-        for place, scenario in enumerate(work.scenarios)
-    ]
-    rows = rows_of(sweep, indices, results)
-    adapters = adapter_rows_of(indices, results) if sweep.design.adapters else None
-    return Chunk(number, rows, adapters)
