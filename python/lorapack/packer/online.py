@@ -33,6 +33,9 @@ LOOKS = 4
 CAUTION = 0.93
 """Share of the load at the cliff up to which GPUs are filled: prediction is a few per cent off."""
 
+MOST_QUEUED = 0.01
+"""Of requests that may find all slots in use: those whose wait a 99th percentile leaves out."""
+
 
 @dataclass
 class _Open:
@@ -43,6 +46,7 @@ class _Open:
     slots: int
     kv_cache_tokens: int
     physics: Physics
+    most_queued: float
     sums: WorkSums = field(default_factory=WorkSums)
     adapters: dict[str, tuple[Adapter, Work]] = field(default_factory=dict)
     load: float = 0.0
@@ -51,10 +55,13 @@ class _Open:
 
     def look(self) -> float:
         """The predicted load; where slots do not suffice, endless."""
-        row = self.physics.features(
-            self.sums, max_loras=self.slots, kv_cache_tokens=self.kv_cache_tokens
-        )[0]
-        crowded = self.slots < len(self.adapters) and row[PRESSURE] > MOST_PRESSURE
+        slots, tokens = self.slots, self.kv_cache_tokens
+        row = self.physics.features(self.sums, max_loras=slots, kv_cache_tokens=tokens)[0]
+        crowded = slots < self.sums.n_adapters and (
+            row[PRESSURE] > MOST_PRESSURE
+            or self.physics.queued_share(self.sums, max_loras=slots, kv_cache_tokens=tokens)
+            > self.most_queued
+        )
         return float("inf") if crowded else float(row[LOAD])
 
 
@@ -231,6 +238,7 @@ class Packer:
             slots=slots,
             kv_cache_tokens=self._judge.kv_cache_tokens(self.profile, slots, rank),
             physics=Physics.of(self.profile, max_lora_rank=rank),
+            most_queued=1.0 if self.slo.ttft_p99_ms is None else MOST_QUEUED,
         )
         self._opened += 1
         group.append(gpu)

@@ -7,27 +7,27 @@ matters, near the edge of the service level.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lorapack.packer.evaluate import SlotRule
 from lorapack.packer.guide import LOAD, MOST_PRESSURE, PRESSURE, first_load
 from lorapack.packer.kv_capacity import KvCapacity
-from lorapack.packer.online import CAUTION
+from lorapack.packer.online import CAUTION, MOST_QUEUED
 from lorapack.packer.verify import Judges, Lessons
 from lorapack.packer.works import Works
 from lorapack.predictor.predictor import Predictor
 from lorapack.predictor.targets import Prediction
 from lorapack.twin.physics import FEATURE_INDEX, Physics
 from lorapack.twin.service_level import SERVICE_LEVELS, ServiceLevel, Violation
-from lorapack.twin.trial import Trial, TwinJudge, Verdict, n_adapters
+from lorapack.twin.trial import Trial, TwinJudge, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from lorapack.packer.evaluate import SlotRule
     from lorapack.packer.problem import Problem
     from lorapack.packer.settings import Settings
     from lorapack.profile.memory import MemoryPlan
@@ -53,6 +53,37 @@ LEAST_FULL = 1e-6
 
 MOST_STARVED = 0.1
 """A GPU likelier than this to serve less than 0.9 of its tokens does not hold."""
+
+
+class Question(NamedTuple):
+    """A GPU whose engine starts.
+
+    Attributes:
+        profile: Of the GPU.
+        sums: What its adapters ask for.
+        slots: LoRA slots.
+        rank: The rank that they are made for.
+        tokens: KV capacity.
+    """
+
+    profile: Profile
+    sums: WorkSums
+    slots: int
+    rank: int
+    tokens: int
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there are fewer slots than adapters."""
+        return self.slots < self.sums.n_adapters
+
+
+class Told(NamedTuple):
+    """An answer: the question, the features made from it, the prediction made from them."""
+
+    question: Question
+    row: NDArray[np.float32]
+    said: Prediction
 
 
 @dataclass
@@ -82,11 +113,11 @@ class PredictedJudge:
         """One verdict a trial, in order; those of one profile are predicted together."""
         verdicts = [Verdict(trial, refusal=self._rule.refusal(trial)) for trial in trials]
         asked = [i for i, verdict in enumerate(verdicts) if verdict.refusal is None]
-        for i, (said, row) in zip(asked, self._told([trials[i] for i in asked]), strict=True):
-            short = trials[i].max_loras < n_adapters(trials[i].adapters)
+        for i, told in zip(asked, self._told([trials[i] for i in asked]), strict=True):
+            said = told.said
             verdicts[i] = Verdict(
                 trials[i],
-                violations=self.broken(said, row, short=short),
+                violations=self.broken(said, told.row, told.question),
                 served_fraction=said.served_fraction,
                 ttft_p99_ms=said.ttft_p99_ms,
                 throughput_tps=said.throughput_tps,
@@ -95,18 +126,29 @@ class PredictedJudge:
 
     def predictions(self, trials: Sequence[Trial]) -> list[Prediction]:
         """What the model says of trials that start, in order."""
-        return [said for said, _ in self._told(trials)]
+        return [told.said for told in self._told(trials)]
 
     def broken(
-        self, said: Prediction, row: NDArray[np.float32], *, short: bool
+        self, said: Prediction, row: NDArray[np.float32], question: Question
     ) -> tuple[Violation, ...]:
-        """What of the level a prediction breaks.
+        """What of the level a prediction breaks, or physics where it knows more.
 
         Args:
             said: The prediction.
             row: The features it was made from.
-            short: Whether there are fewer slots than adapters.
+            question: What they were made from.
         """
+        found = self._broken_by_model(said, row, short=question.is_short)
+        # A queue for slots now and then is rare, and a model knows what is usual.
+        if not found and question.is_short and self.slo.ttft_p99_ms is not None:
+            queued = self.queued_share(question)
+            if queued > MOST_QUEUED:
+                return (Violation("queued_share", MOST_QUEUED, queued),)
+        return found
+
+    def _broken_by_model(
+        self, said: Prediction, row: NDArray[np.float32], *, short: bool
+    ) -> tuple[Violation, ...]:
         level = self.slo
         pressure = float(row[PRESSURE]) if short else 0.0
         if _is_for_physics(row):
@@ -170,37 +212,50 @@ class PredictedJudge:
             self._models[id(profile)] = named[0] if named else Predictor.load(profile)
         return self._models[id(profile)]
 
-    def row(
-        self, profile: Profile, sums: WorkSums, max_loras: int, max_lora_rank: int, tokens: int
-    ) -> NDArray[np.float32]:
-        """The features of a GPU whose engine starts, shape (1, features).
+    def row(self, question: Question) -> NDArray[np.float32]:
+        """The features of a GPU whose engine starts, shape (1, features)."""
+        return self._physics_of(question).features(
+            question.sums, max_loras=question.slots, kv_cache_tokens=question.tokens
+        )
 
-        Args:
-            profile: Of the GPU.
-            sums: What its adapters ask for.
-            max_loras: LoRA slots.
-            max_lora_rank: The rank that they are made for.
-            tokens: KV capacity.
-        """
-        key = (id(profile), max_lora_rank)
+    def queued_share(self, question: Question) -> float:
+        """Share of the requests whose adapter comes for a slot when all are in use, at most."""
+        return self._physics_of(question).queued_share(
+            question.sums, max_loras=question.slots, kv_cache_tokens=question.tokens
+        )
+
+    def fewest_slots(self, question: Question) -> int:
+        """The fewest slots with which that is as rare as it must be; those asked about at most."""
+        if self.slo.ttft_p99_ms is None:
+            return question.slots
+        return self._physics_of(question).fewest_slots(
+            question.sums,
+            MOST_QUEUED,
+            max_loras=question.slots,
+            kv_cache_tokens=question.tokens,
+        )
+
+    def _physics_of(self, question: Question) -> Physics:
+        key = (id(question.profile), question.rank)
         if key not in self._physics:
-            self._physics[key] = Physics.of(profile, max_lora_rank=max_lora_rank)
-        return self._physics[key].features(sums, max_loras=max_loras, kv_cache_tokens=tokens)
+            self._physics[key] = Physics.of(question.profile, max_lora_rank=question.rank)
+        return self._physics[key]
 
-    def _told(self, trials: Sequence[Trial]) -> list[tuple[Prediction, NDArray[np.float32]]]:
-        found: dict[int, tuple[Prediction, NDArray[np.float32]]] = {}
+    def _told(self, trials: Sequence[Trial]) -> list[Told]:
+        found: dict[int, Told] = {}
         for profile in {id(trial.profile): trial.profile for trial in trials}.values():
             mine = [i for i, trial in enumerate(trials) if trial.profile is profile]
-            rows = np.concatenate([self._features(trials[i]) for i in mine])
+            questions = [self._question(trials[i]) for i in mine]
+            rows = np.concatenate([self.row(question) for question in questions])
             said = self.model(profile).predict_many(rows).tolist()
-            for i, row, told in zip(mine, rows, said, strict=True):
-                found[i] = (Prediction._make(told), row)
+            for i, question, row, told in zip(mine, questions, rows, said, strict=True):
+                found[i] = Told(question, row, Prediction._make(told))
         return [found[i] for i in range(len(trials))]
 
-    def _features(self, trial: Trial) -> NDArray[np.float32]:
+    def _question(self, trial: Trial) -> Question:
         profile, slots, rank = trial.profile, trial.max_loras, trial.max_lora_rank
         sums = self.works.sums(trial.adapters, profile, rank, trial.rate_factor)
-        return self.row(profile, sums, slots, rank, self.kv_cache_tokens(profile, slots, rank))
+        return Question(profile, sums, slots, rank, self.kv_cache_tokens(profile, slots, rank))
 
 
 def predicted_judges(problem: Problem, settings: Settings) -> Judges:
@@ -245,15 +300,15 @@ class PredictedSlots:
 
     def holds(self, sums: WorkSums, n: int, rank: int) -> bool:
         """Whether the level is kept with the slots that held last, or with others."""
-        limit = self._capacity.slot_limit(rank) if n else 0
+        limit = self._limit(n, rank)
         if n and not limit:
             return False
         first = self._favoured.slots(n, limit)
-        if self._holding(sums, n, rank, [first]):
+        if self._holding(sums, rank, [first]):
             return True
-        others = {rule.slots(n, limit): rule for rule in reversed(self.rules)}
+        others = self._rules(sums, n, rank)
         others.pop(first, None)
-        holding = self._holding(sums, n, rank, list(others)) if others else []
+        holding = self._holding(sums, rank, list(others)) if others else []
         if holding:
             self._favoured = others[min(holding)[1]]
         return bool(holding)
@@ -263,15 +318,14 @@ class PredictedSlots:
 
         Then the best again, with the KV capacity that they really leave.
         """
-        limit = self._capacity.slot_limit(rank) if n else 0
-        if n and not limit:
+        if n and not self._limit(n, rank):
             return None
-        choices = list(dict.fromkeys(rule.slots(n, limit) for rule in self.rules))
-        for _, slots in sorted(self._holding(sums, n, rank, choices)):
-            tokens = self.judge.kv_cache_tokens(self.profile, slots, rank)
-            row = self.judge.row(self.profile, sums, slots, rank, tokens)
-            said = self.judge.model(self.profile).tell(row)
-            if not self.judge.broken(said, row[0], short=slots < n):
+        judge, profile = self.judge, self.profile
+        for _, slots in sorted(self._holding(sums, rank, list(self._rules(sums, n, rank)))):
+            tokens = judge.kv_cache_tokens(profile, slots, rank)
+            question = Question(profile, sums, slots, rank, tokens)
+            row = judge.row(question)
+            if not judge.broken(judge.model(profile).tell(row), row[0], question):
                 return slots
         return None
 
@@ -285,29 +339,47 @@ class PredictedSlots:
 
     def _said(self, sums: WorkSums, n: int, rank: int) -> float:
         """The load with the favoured slots, or the pressure on them."""
-        limit = self._capacity.slot_limit(rank) if n else 0
+        limit = self._limit(n, rank)
         slots = self._favoured.slots(n, limit) if limit else 0
-        row = self._row(sums, slots, rank)[0]
-        return float(max(row[LOAD], row[PRESSURE])) if slots < n else float(row[LOAD])
+        question = self._question(sums, slots, rank)
+        row = self.judge.row(question)[0]
+        return float(max(row[LOAD], row[PRESSURE])) if question.is_short else float(row[LOAD])
 
-    def _row(self, sums: WorkSums, slots: int, rank: int) -> NDArray[np.float32]:
-        return self.judge.row(self.profile, sums, slots, rank, self._capacity.tokens(slots, rank))
+    def _limit(self, n: int, rank: int) -> int:
+        """The most slots with which the engine starts; 0 for the base model alone."""
+        return self._capacity.slot_limit(rank) if n else 0
+
+    def _rules(self, sums: WorkSums, n: int, rank: int) -> dict[int, SlotRule]:
+        """Numbers of slots worth trying, the likeliest first, and a rule that gives each.
+
+        Among them the fewest for which nobody queues: each costs engine time, used or not.
+        """
+        limit = self._limit(n, rank)
+        rules = {rule.slots(n, limit): rule for rule in reversed(self.rules)}
+        if n > 1:
+            fewest = self.judge.fewest_slots(self._question(sums, min(n, limit), rank))
+            rules.setdefault(fewest, SlotRule(share=fewest / n))
+        return rules
+
+    def _question(self, sums: WorkSums, slots: int, rank: int) -> Question:
+        return Question(self.profile, sums, slots, rank, self._capacity.tokens(slots, rank))
 
     def _holding(
-        self, sums: WorkSums, n: int, rank: int, choices: Sequence[int]
+        self, sums: WorkSums, rank: int, choices: Sequence[int]
     ) -> list[tuple[float, int]]:
         """Of some numbers of slots those with which the level is kept, each with its wait."""
         judge, model = self.judge, self.judge.model(self.profile)
-        rows = [self._row(sums, slots, rank) for slots in choices]
+        questions = [self._question(sums, slots, rank) for slots in choices]
+        rows = [judge.row(question) for question in questions]
         if len(rows) == 1:
             told = [model.tell(rows[0])]
         else:
             answers = model.predict_many(np.concatenate(rows))
             told = [Prediction._make(answer) for answer in answers.tolist()]
         return [
-            (said.ttft_p99_ms, slots)
-            for slots, said, row in zip(choices, told, rows, strict=True)
-            if not judge.broken(said, row[0], short=slots < n)
+            (said.ttft_p99_ms, question.slots)
+            for question, said, row in zip(questions, told, rows, strict=True)
+            if not judge.broken(said, row[0], question)
         ]
 
 

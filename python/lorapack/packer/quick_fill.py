@@ -8,20 +8,22 @@ that the twin taught, or physics as the twin set it right.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from lorapack.packer.evaluate import max_lora_rank_for
 from lorapack.packer.fullness import largest_count
 from lorapack.packer.greedy import HoldsNowhere, too_few
 from lorapack.packer.placement import GpuPlacement, Item, apart, item_order
+from lorapack.packer.works import WorkTable
 from lorapack.twin.physics import WorkSums
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from lorapack._native import Work
+    from lorapack._native import WorkList
     from lorapack.packer.problem import GpuKind, Problem
     from lorapack.packer.works import Works
 
@@ -97,6 +99,7 @@ class QuickFill:
     margin: float
     works: Works
     believed: Mapping[tuple[str, float], float] = field(default_factory=dict)
+    _last: tuple[Sequence[Item], WorkTable] | None = field(default=None, repr=False)
 
     def place(
         self, items: Sequence[Item], max_gpus: int | None = None, more: int = 0
@@ -178,8 +181,8 @@ class QuickFill:
         self, ordered: Sequence[Item], factor: float, most: int | None = None
     ) -> list[GpuPlacement] | None:
         """GPU after GPU, each to its limit; None if more than `most` are needed."""
-        filling = _Filling(self, ordered, self.factors(ordered, factor))
-        left = deque(range(len(ordered)))
+        filling = _Filling(self, ordered, self._table_of(ordered), self.factors(ordered, factor))
+        left = list(range(len(ordered) - 1, -1, -1))
         gpus: list[GpuPlacement] = []
         guess = 1
         while left:
@@ -190,6 +193,12 @@ class QuickFill:
             slots = start.settle()
             gpus.append(GpuPlacement(self.kind, start.take(), slots))
         return gpus
+
+    def _table_of(self, ordered: Sequence[Item]) -> WorkTable:
+        """What the items ask for; of those asked about last it is known."""
+        if self._last is None or self._last[0] is not ordered:
+            self._last = (ordered, WorkTable([item.load for item in ordered]))
+        return self._last[1]
 
     def factors(self, items: Sequence[Item], factor: float) -> list[float]:
         """What each item's rate is multiplied with when a factor is asked about."""
@@ -206,27 +215,32 @@ class _Filling:
     Attributes:
         fill: Who asks.
         items: The items.
+        table: What they ask for at their own rates.
         factors: What each one's rate is multiplied with.
     """
 
     fill: QuickFill
     items: Sequence[Item]
+    table: WorkTable
     factors: Sequence[float]
     ranks: list[int] = field(init=False)
     keeps_apart: bool = field(init=False)
+    _works: dict[int, WorkList] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ranks = [item.load.rank for item in self.items]
-        self.keeps_apart = any(apart(item) for item in self.items)
+        self.keeps_apart = any(map(apart, self.items))
 
-    def work(self, place: int, rank: int) -> Work:
-        """What an item asks of a GPU with slots of a rank."""
-        fill, load = self.fill, self.items[place].load
-        return fill.works.work(load, fill.kind.profile, rank).at_rate(self.factors[place])
+    def works(self, rank: int) -> WorkList:
+        """What the items ask of a GPU with slots of a rank."""
+        if rank not in self._works:
+            profile = self.fill.kind.profile
+            self._works[rank] = self.table.works(profile, rank, np.array(self.factors))
+        return self._works[rank]
 
     def rate_rps(self, place: int) -> float:
         """The rate that is asked about."""
-        return self.items[place].load.rate_rps * self.factors[place]
+        return float(self.table.rates_rps[place]) * self.factors[place]
 
 
 @dataclass
@@ -235,26 +249,27 @@ class _Start:
 
     Attributes:
         filling: The items.
-        left: Places of items not yet looked at.
+        left: Places of items not yet looked at, the next one last.
         seen: Those looked at, in order.
         chosen: Of `seen`, the places of those that are to share the GPU.
     """
 
     filling: _Filling
-    left: deque[int]
+    left: list[int]
     seen: list[int] = field(default_factory=list)
     chosen: list[int] = field(default_factory=list)
-    _works: list[Work] = field(default_factory=list)
     _sums: WorkSums = field(default_factory=WorkSums)
     _summed: int = 0
     _held: int = 0
     _next: int = 0
     _groups: set[str] = field(default_factory=set)
     _rank: int = field(init=False)
+    _works: WorkList = field(init=False)
     _chooser: Chooser = field(init=False)
 
     def __post_init__(self) -> None:
-        self._rank = max_lora_rank_for([self.filling.items[self.left[0]].load])
+        self._rank = max_lora_rank_for([self.filling.items[self.left[-1]].load])
+        self._works = self.filling.works(self._rank)
         self._chooser = self.filling.fill.chooser
 
     def longest(self, guess: int) -> int:
@@ -287,7 +302,7 @@ class _Start:
         """Those that hold; the others go back where they came from."""
         taken = self.chosen[: self._held]
         gone = set(taken)
-        self.left.extendleft(place for place in reversed(self.seen) if place not in gone)
+        self.left.extend(place for place in reversed(self.seen) if place not in gone)
         return tuple(self.filling.items[place] for place in taken)
 
     def _gallop(self, guess: int) -> None:
@@ -319,18 +334,15 @@ class _Start:
         """
         if self._held == len(self.chosen):
             return False
-        broke, rate = self.chosen[self._held], self.filling.rate_rps
-        if rate(broke) <= LARGE * sum(rate(place) for place in self.chosen[: self._held]):
+        broke = self.chosen[self._held]
+        if self.filling.rate_rps(broke) <= LARGE * self._sums_of(self._held)[0].rate_rps:
             return False
         found = self._first_that_fits(self.seen.index(broke) + 1)
         if found is None:
             return False
-        self._sums_of(self._held)
         self.chosen[self._held :] = []
-        self._works[self._held :] = []
         self._groups = {g for place in self.chosen for g in apart(self.filling.items[place])}
-        while len(self.seen) <= found:
-            self.seen.append(self.left.popleft())
+        self._see(found + 1)
         self._next = found
         return True
 
@@ -361,43 +373,52 @@ class _Start:
     def _at(self, index: int) -> int:
         """The place of an item, looked at or not."""
         n_seen = len(self.seen)
-        return self.seen[index] if index < n_seen else self.left[index - n_seen]
+        return self.seen[index] if index < n_seen else self.left[n_seen - 1 - index]
 
     def _fits(self, index: int) -> bool:
         """Whether one more item is expected to hold beside what is held."""
         sums, _ = self._sums_of(self._held)
-        work = self.filling.work(self._at(index), self._rank)
-        sums.add(work)
+        place = [self._at(index)]
+        sums.add_of(self._works, place)
         fits = self._chooser.holds(sums, sums.n_adapters, self._rank)
-        sums.remove(work)
+        sums.remove_of(self._works, place)
         return fits
 
     def _look(self, count: int) -> int:
         """Looks at so many that may share a GPU; returns how many there are, at most that."""
-        filling = self.filling
-        while len(self.chosen) < count:
-            if self._next == len(self.seen):
-                if not self.left:
-                    break
-                self.seen.append(self.left.popleft())
-            place = self.seen[self._next]
-            self._next += 1
-            if filling.keeps_apart:
-                groups = apart(filling.items[place])
-                if not self._groups.isdisjoint(groups):
-                    continue
-                self._groups.update(groups)
-            self.chosen.append(place)
-            self._works.append(filling.work(place, self._rank))
+        while (missing := count - len(self.chosen)) > 0:
+            self._see(self._next + missing)
+            found = self.seen[self._next : self._next + missing]
+            if not found:
+                break
+            self._next += len(found)
+            self.chosen += self._joining(found) if self.filling.keeps_apart else found
         return min(count, len(self.chosen))
+
+    def _see(self, count: int) -> None:
+        """Looks at so many in all, or at all there are."""
+        more = min(count - len(self.seen), len(self.left))
+        if more > 0:
+            self.seen += self.left[: -more - 1 : -1]
+            del self.left[-more:]
+
+    def _joining(self, places: Sequence[int]) -> list[int]:
+        """Those that may share the GPU with the chosen and each other, who then are chosen."""
+        joining = []
+        for place in places:
+            groups = apart(self.filling.items[place])
+            if self._groups.isdisjoint(groups):
+                self._groups.update(groups)
+                joining.append(place)
+        return joining
 
     def _sums_of(self, count: int) -> tuple[WorkSums, int]:
         """What the first so many ask for, and how many of them take a slot."""
-        sums, works = self._sums, self._works
-        for work in works[self._summed : count]:
-            sums.add(work)
-        for work in works[count : self._summed]:
-            sums.remove(work)
+        sums = self._sums
+        if count > self._summed:
+            sums.add_of(self._works, self.chosen[self._summed : count])
+        elif count < self._summed:
+            sums.remove_of(self._works, self.chosen[count : self._summed])
         self._summed = count
         return sums, sums.n_adapters
 

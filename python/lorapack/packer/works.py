@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from lorapack._native import WorkList
 from lorapack.twin.physics import Asking, WorkSums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
     from lorapack._native import Work
     from lorapack.fleet.adapter import Adapter
     from lorapack.profile.profile import Profile
+
+_kind_of = attrgetter(
+    "rank",
+    "cv",
+    "prompt_tokens",
+    "output_tokens",
+    "lengths",
+    "prompt_sigma",
+    "output_sigma",
+    "correlation",
+)
+"""All that what an adapter asks for depends on, but for its rate."""
 
 
 @dataclass
@@ -46,3 +64,31 @@ class Works:
             work = self.work(load, profile, rank)
             sums.add(work if factor == 1.0 else work.at_rate(factor))
         return sums
+
+
+class WorkTable:
+    """What each of many adapters asks for: few kinds of them, at rates of their own.
+
+    Attributes:
+        rates_rps: Their rates, requests per second.
+    """
+
+    def __init__(self, loads: Sequence[Adapter]) -> None:
+        kinds: dict[tuple[object, ...], int] = {}
+        keys = map(_kind_of, loads)
+        self._kind = np.fromiter(
+            (kinds.setdefault(key, len(kinds)) for key in keys), np.int64, len(loads)
+        )
+        _, first = np.unique(self._kind, return_index=True)
+        self._examples = [loads[place] for place in first.tolist()]
+        self.rates_rps: NDArray[np.float64] = np.array([load.rate_rps for load in loads])
+
+    def works(self, profile: Profile, rank: int, factors: NDArray[np.float64] | float) -> WorkList:
+        """What they ask of a GPU with slots of a rank, with so many times their traffic.
+
+        Of one that such slots cannot hold it is what it would ask of slots of its own rank.
+        """
+        of_kinds = [
+            Asking.of(profile, max(rank, example.rank)).work(example) for example in self._examples
+        ]
+        return WorkList(of_kinds, self._kind, self.rates_rps * factors)

@@ -69,20 +69,17 @@ def _make_weights(
 ) -> None:
     hidden, element = model.hidden_size, model.dtype_bytes
     linear_bytes = {layer.name: _linear_bytes(model, layer) for layer in model.linear_layers}
+    attention = [linear_bytes["qkv_proj"]]
+    if model.attention_bias:
+        attention.append((model.query_size + 2 * model.kv_size) * element)
+    attention.append(linear_bytes["o_proj"])
+    attention += [model.head_dim * element] * model.family.head_norms
+    rest = [linear_bytes["gate_up_proj"], linear_bytes["down_proj"]]
+    rest += [hidden * element] * model.family.norms
     allocator.take((model.vocab_size + extra_rows * max_loras) * hidden * element)
-    for layer in range(model.num_hidden_layers):
-        allocator.take(linear_bytes["qkv_proj"])
-        if model.attention_bias:
-            allocator.take((model.query_size + 2 * model.kv_size) * element)
-        allocator.take(linear_bytes["o_proj"])
-        for _ in range(model.family.head_norms):
-            allocator.take(model.head_dim * element)
-        if layer == 0:
-            _make_rotary_table(allocator, model)
-        allocator.take(linear_bytes["gate_up_proj"])
-        allocator.take(linear_bytes["down_proj"])
-        for _ in range(model.family.norms):
-            allocator.take(hidden * element)
+    allocator.take_all(attention)
+    _make_rotary_table(allocator, model)
+    allocator.take_all([*rest, *(attention + rest) * (model.num_hidden_layers - 1)])
     allocator.take(hidden * element)
     if not model.tie_word_embeddings:
         allocator.take((model.vocab_size + extra_rows) * hidden * element)
@@ -135,9 +132,8 @@ def _make_slots(
         for layer in model.linear_layers
         for width in (*[layer.in_features] * len(layer.slices), *layer.slices)
     ]
-    for _ in range(model.num_hidden_layers):
-        for width in widths:
-            allocator.take(a_slot_column * width)
+    layer = [a_slot_column * width for width in widths]
+    allocator.take_all(layer * model.num_hidden_layers)
     if on_embedding:
         allocator.take(a_slot_column * hidden)
         allocator.take(a_slot_column * _padded_vocabulary(model.vocab_size + extra))

@@ -155,6 +155,53 @@ class Physics:
             math.inf if window.scrape_interval_s is None else window.scrape_interval_s,
         )
 
+    def queued_share(
+        self,
+        sums: WorkSums,
+        *,
+        max_loras: int,
+        kv_cache_tokens: int,
+        duration_s: float = Window.duration_s,
+    ) -> float:
+        """Share of the requests that find all slots in use when their adapter comes for one.
+
+        At most so many, warm: an upper limit, where an adapter each for itself comes and goes. One
+        that finds none waits, and a queue for slots, once there, may never end.
+
+        Args:
+            sums: What the adapters ask for.
+            max_loras: LoRA slots.
+            kv_cache_tokens: KV capacity, tokens, the null block counted.
+            duration_s: Length of the window, seconds.
+        """
+        return self.native.queued_share(
+            sums, max_loras, self.max_lora_rank, kv_cache_tokens, duration_s
+        )
+
+    def fewest_slots(
+        self,
+        sums: WorkSums,
+        most_queued: float,
+        *,
+        max_loras: int,
+        kv_cache_tokens: int,
+        duration_s: float = Window.duration_s,
+    ) -> int:
+        """The fewest slots with which no larger share finds all in use; else as many as there are.
+
+        Args:
+            sums: What the adapters ask for.
+            most_queued: The share.
+            max_loras: LoRA slots at most.
+            kv_cache_tokens: KV capacity, tokens, the null block counted.
+            duration_s: Length of the window, seconds.
+        """
+        return int(
+            self.native.fewest_slots(
+                sums, most_queued, max_loras, self.max_lora_rank, kv_cache_tokens, duration_s
+            )
+        )
+
 
 def sums_of(adapters: Iterable[Adapter], profile: Profile, max_lora_rank: int) -> WorkSums:
     """Sums over adapters.

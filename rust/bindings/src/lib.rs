@@ -6,6 +6,8 @@
 mod conform;
 mod enter;
 mod error;
+mod fullness;
+mod memory;
 mod network;
 mod outcome;
 mod physics;
@@ -19,11 +21,15 @@ mod _native {
     #[pymodule_export]
     use crate::conform::{conform_residency, conform_schedule};
     #[pymodule_export]
+    use crate::fullness::Fullness;
+    #[pymodule_export]
+    use crate::memory::{Block, CachingAllocator};
+    #[pymodule_export]
     use crate::network::Network;
     #[pymodule_export]
     use crate::outcome::{Outcome, Table};
     #[pymodule_export]
-    use crate::physics::{physics_features, GpuPhysics, Work, WorkSums};
+    use crate::physics::{physics_features, GpuPhysics, Work, WorkList, WorkSums};
     #[pymodule_export]
     use crate::run::{simulate, simulate_many};
     #[pymodule_export]

@@ -4,7 +4,7 @@ use lorapack_twin::physics::features::{FEATURES, N_FEATURES};
 use lorapack_twin::physics::work::AdapterWork;
 use lorapack_twin::physics::{self, FrontEndPrices, Setting, StepPrices};
 use numpy::{PyArray2, PyArrayMethods, PyReadonlyArray1};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 
 /// Every feature as (name, unit, meaning, whether it is raw), in the order of a row.
@@ -63,10 +63,67 @@ impl Work {
     }
 }
 
+/// What each of many adapters asks of a GPU: of few kinds, at rates of their own.
+#[pyclass(frozen, module = "lorapack._native")]
+pub struct WorkList(Vec<AdapterWork>);
+
+#[pymethods]
+impl WorkList {
+    /// `kind` says which of `kinds` each is like, `rates_rps` at which rate.
+    #[new]
+    fn new(
+        kinds: Vec<PyRef<'_, Work>>,
+        kind: PyReadonlyArray1<'_, i64>,
+        rates_rps: PyReadonlyArray1<'_, f64>,
+    ) -> PyResult<Self> {
+        let (kind, rates_rps) = (kind.as_slice()?, rates_rps.as_slice()?);
+        if kind.len() != rates_rps.len() {
+            return Err(PyValueError::new_err("give each its kind and its rate"));
+        }
+        kind.iter()
+            .zip(rates_rps)
+            .map(|(&kind, &rate_rps)| {
+                let alike = usize::try_from(kind).ok().and_then(|kind| kinds.get(kind));
+                let alike = alike.ok_or_else(|| PyIndexError::new_err("there is no such kind"))?;
+                Ok(AdapterWork {
+                    rate_rps,
+                    ..alike.0
+                })
+            })
+            .collect::<PyResult<_>>()
+            .map(WorkList)
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What one of them asks for.
+    fn __getitem__(&self, place: usize) -> PyResult<Work> {
+        self.at(&[place])?
+            .next()
+            .map(Work)
+            .ok_or_else(no_such_place)
+    }
+}
+
+impl WorkList {
+    fn at<'a>(&'a self, places: &'a [usize]) -> PyResult<impl Iterator<Item = AdapterWork> + 'a> {
+        if places.iter().any(|&place| place >= self.0.len()) {
+            return Err(no_such_place());
+        }
+        Ok(places.iter().map(|&place| self.0[place]))
+    }
+}
+
+fn no_such_place() -> PyErr {
+    PyIndexError::new_err("there is no such place")
+}
+
 /// Sums over the adapters on a GPU; exact, so their order leaves no trace.
 #[pyclass(module = "lorapack._native")]
 #[derive(Clone, Default)]
-pub struct WorkSums(physics::work::WorkSums);
+pub struct WorkSums(pub(crate) physics::work::WorkSums);
 
 #[pymethods]
 impl WorkSums {
@@ -85,9 +142,31 @@ impl WorkSums {
         self.0.remove(&work.get().0);
     }
 
+    /// Counts in some of a list.
+    fn add_of(&mut self, works: &Bound<'_, WorkList>, places: Vec<usize>) -> PyResult<()> {
+        for work in works.get().at(&places)? {
+            self.0.add(&work);
+        }
+        Ok(())
+    }
+
+    /// Counts out some of a list that were counted in.
+    fn remove_of(&mut self, works: &Bound<'_, WorkList>, places: Vec<usize>) -> PyResult<()> {
+        for work in works.get().at(&places)? {
+            self.0.remove(&work);
+        }
+        Ok(())
+    }
+
     /// Independent sums of the same adapters.
     fn copy(&self) -> Self {
         self.clone()
+    }
+
+    /// Requests a second of all that are counted in.
+    #[getter]
+    fn rate_rps(&self) -> f64 {
+        self.0.rate_rps()
     }
 
     /// Adapters counted in, the base model not among them.
@@ -103,7 +182,7 @@ impl WorkSums {
 
 /// A GPU with its engine: what does not change as adapters come and go.
 #[pyclass(frozen, module = "lorapack._native")]
-pub struct GpuPhysics(physics::Gpu);
+pub struct GpuPhysics(pub(crate) physics::Gpu);
 
 #[pymethods]
 impl GpuPhysics {
@@ -237,6 +316,55 @@ impl GpuPhysics {
         // SAFETY: the array was made on the line above; nobody else holds it.
         unsafe { array.as_slice_mut()? }.copy_from_slice(&row);
         Ok(array)
+    }
+
+    /// Share of the requests that find all slots in use when their adapter comes for one, at most.
+    fn queued_share(
+        &self,
+        sums: &Bound<'_, WorkSums>,
+        max_loras: f64,
+        max_lora_rank: f64,
+        kv_cache_tokens: f64,
+        duration_s: f64,
+    ) -> f64 {
+        let sums = &sums.borrow().0;
+        let setting = warm(sums, max_loras, max_lora_rank, kv_cache_tokens, duration_s);
+        self.0.queued_share(&sums.demand(), &setting)
+    }
+
+    /// The fewest slots with which it is no more than so much; `max_loras` where fewer do not do.
+    fn fewest_slots(
+        &self,
+        sums: &Bound<'_, WorkSums>,
+        most_queued: f64,
+        max_loras: f64,
+        max_lora_rank: f64,
+        kv_cache_tokens: f64,
+        duration_s: f64,
+    ) -> f64 {
+        let sums = &sums.borrow().0;
+        let setting = warm(sums, max_loras, max_lora_rank, kv_cache_tokens, duration_s);
+        self.0.fewest_slots(&sums.demand(), &setting, most_queued)
+    }
+}
+
+/// A GPU on which every adapter was used before and clients send all they have.
+fn warm(
+    sums: &physics::work::WorkSums,
+    max_loras: f64,
+    max_lora_rank: f64,
+    kv_cache_tokens: f64,
+    duration_s: f64,
+) -> Setting {
+    Setting {
+        max_loras,
+        max_lora_rank,
+        max_cpu_loras: f64::from(sums.adapters()),
+        kv_cache_tokens,
+        duration_s,
+        warm: true,
+        max_in_flight: f64::INFINITY,
+        scrape_interval_s: f64::INFINITY,
     }
 }
 

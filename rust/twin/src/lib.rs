@@ -17,7 +17,8 @@
 //! 4. [`record`], [`metrics`]: columns a request and a step, if asked for; and the summary, counted
 //!    as things happen, so that memory is O(requests in flight).
 //! 5. [`conform`]: a real engine's recorded decisions through the same rules; [`sweep`]: many scenarios
-//!    on many threads. [`physics`] is apart: a steady state in microseconds, without simulating.
+//!    on many threads. [`physics`] is apart: a steady state in microseconds, without simulating; and so
+//!    is [`allocator`], the inner loop of the memory rule.
 //!
 //! Time is integer picoseconds ([`units`]), so that the engine can be held to the bit to the plain
 //! one of `lorapack-oracle`, which walks every request in every step and shares nothing with it but
@@ -86,6 +87,7 @@
 //! [`Scenario`]: scenario::Scenario
 //! [`Outcome`]: metrics::Outcome
 
+pub mod allocator;
 mod arrivals;
 pub mod conform;
 mod engine;

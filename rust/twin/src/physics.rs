@@ -9,19 +9,23 @@
 //!   (waiting and skipped requests are looked at in every step) lowers the rate.
 //!
 //! Adapters *time-share* the LoRA slots, so slots do not cap the batch: [`slots`] has how. What a
-//! step costs is in [`batch`], what clients wait for in [`latency`].
+//! step costs is in [`batch`], what clients wait for in [`latency`], how likely it is that all slots
+//! are in use in [`crowding`]; [`fullness`] is what packing asks.
 //!
 //! Times are floats in seconds: nothing here enters the engine's integer clock. What the form leaves
 //! out (variance, preemption, the order of admission) a model learns on top of it.
 
 mod batch;
+mod crowding;
 pub mod features;
+mod fullness;
 mod gpu;
 mod latency;
 mod slots;
 pub mod work;
 
 use batch::{Batch, Mix};
+pub use fullness::Limits;
 pub use gpu::{over_fluctuations, FrontEndPrices, Gpu, Setting, SteadyState, StepPrices};
 use slots::{Sharing, Slots};
 use work::Demand;

@@ -90,3 +90,13 @@ def test_slots_are_what_was_asked_for_or_what_memory_allows():
     limit = Packer(PROFILE, max_loras=4096)._slots(64)
     assert PROFILE.memory_plan(limit, 64).starts
     assert not PROFILE.memory_plan(limit + 1, 64).starts
+
+
+def test_more_cold_adapters_than_slots_are_taken_only_while_slots_hardly_ever_fill():
+    packer, batch = Packer(PROFILE, max_loras=48), Packer(PROFILE, max_loras=48, slo="batch")
+    for i in range(180):
+        packer.add(Adapter(f"a{i:03d}", 64, 0.04))
+        batch.add(Adapter(f"a{i:03d}", 64, 0.04))
+    assert max(map(len, packer.placement().values())) > 48
+    assert batch.n_gpus <= packer.n_gpus
+    assert all(verdict.holds for verdict in packer.verify((0, 1)).values())

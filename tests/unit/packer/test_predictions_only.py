@@ -15,11 +15,16 @@ from lorapack.errors import Infeasible, InputError
 from lorapack.fleet.adapter import Adapter
 from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.greedy import HoldsNowhere
+from lorapack.packer.online import MOST_QUEUED
 from lorapack.packer.placement import Item, apart, whole
 from lorapack.packer.placing import place
 from lorapack.packer.plan import Plan
 from lorapack.packer.pool import kind_of
-from lorapack.packer.predicted import PredictedJudge, PredictedSlots, predicted_judges
+from lorapack.packer.predicted import (
+    PredictedJudge,
+    PredictedSlots,
+    predicted_judges,
+)
 from lorapack.packer.problem import Problem
 from lorapack.packer.quick_fill import QuickFill
 from lorapack.packer.settings import Settings
@@ -27,6 +32,7 @@ from lorapack.packer.solve import solve, solve_from
 from lorapack.packer.works import Works
 from lorapack.profile.profile import Profile
 from lorapack.twin.service_level import SERVICE_LEVELS
+from lorapack.twin.trial import Trial
 
 PROFILE = Profile.load()
 INTERACTIVE = SERVICE_LEVELS["interactive"]
@@ -198,3 +204,23 @@ def test_nothing_that_holds_with_care_is_named() -> None:
     items = whole(Adapter(f"a{i:03d}", 16, 0.1) for i in range(5))
     with pytest.raises(HoldsNowhere, match="a000"):
         QuickFill(kind_of(PROFILE), doubtful, margin=0.0, works=Works()).fill(items, 1.0)
+
+
+def test_slots_that_all_fill_now_and_then_do_not_do() -> None:
+    """A model knows what is usual: such a GPU serves well on most seeds, and not on others."""
+    cold = tuple(Adapter(f"a{i:03d}", 64, 0.0437) for i in range(115))
+    judge, trial = PredictedJudge(INTERACTIVE), Trial(PROFILE, cold, 60, 64)
+    calm = replace(trial, adapters=cold[:90], rate_factor=0.7)
+    assert not judge.judge([trial])[0].holds
+    crowded, quiet = (judge.queued_share(told.question) for told in judge._told([trial, calm]))
+    assert quiet < MOST_QUEUED / 10 < MOST_QUEUED < crowded
+    assert PredictedJudge(SERVICE_LEVELS["batch"]).judge([trial])[0].holds
+
+
+def test_cold_adapters_beside_a_hot_one_get_slots_enough() -> None:
+    fleet = [Adapter("hot", 16, 4.0), *(Adapter(f"a{i:03d}", 16, 0.016) for i in range(350))]
+    gpus, judge = predicted(fleet)
+    short = [gpu for gpu in gpus if gpu.max_loras < len(gpu.items)]
+    assert short
+    for told in judge._told([gpu.trial(1.03) for gpu in short]):
+        assert judge.queued_share(told.question) <= MOST_QUEUED

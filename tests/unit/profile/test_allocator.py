@@ -7,6 +7,8 @@ import random
 import pytest
 
 from lorapack.profile.allocator import MIB, CachingAllocator
+from lorapack.profile.profile import Profile
+from lorapack.profile.tensors import load
 
 
 def test_sizes_round_up_to_512_bytes() -> None:
@@ -106,3 +108,25 @@ def test_reserved_is_what_is_taken_and_what_is_free(seed: int) -> None:
         allocator.give(block)
     allocator.empty_cache()
     assert (allocator.reserved, allocator.allocated) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("profile", "max_loras", "max_lora_rank", "allocated", "reserved"),
+    [
+        ("llama-3.1-8b", 0, 0, 16094076928, 16112418816),
+        ("llama-3.1-8b", 1, 8, 16148652032, 16158556160),
+        ("llama-3.1-8b", 16, 16, 17707311104, 17725128704),
+        ("llama-3.1-8b", 60, 64, 38746464256, 38910558208),
+        ("llama-3.1-8b", 333, 8, 33571741696, 34160508928),
+        ("qwen-2.5-7b", 1, 8, 15339760640, 15397289984),
+        ("qwen-2.5-7b", 16, 16, 16603556864, 16710107136),
+        ("qwen-2.5-7b", 60, 64, 34678909952, 35313942528),
+        ("qwen-2.5-7b", 96, 8, 19197209600, 19639828480),
+    ],
+)
+def test_loads_take_to_the_byte_what_a_replay_in_python_took(
+    profile: str, max_loras: int, max_lora_rank: int, allocated: int, reserved: int
+) -> None:
+    model = Profile.load(f"{profile}/h100-64gb/vllm-0.8.5").model
+    loaded = load(model, "vllm-0.8.5", max_loras, max_lora_rank)
+    assert (loaded.allocated_bytes, loaded.reserved_bytes) == (allocated, reserved)

@@ -123,17 +123,8 @@ impl<'a> Slots<'a> {
         if asked_s <= 0.0 || demand.groups().is_empty() || setting.max_loras == 0.0 {
             return Sharing::default();
         }
-        let window = (setting.duration_s / (demand.output_tokens * step_s)).max(1.0);
-        let mut turns = Turns {
-            slots: self,
-            window,
-            filled: setting.max_loras / self.places,
-            turns: [Turn::default(); work::BINS],
-            n: 0,
-        };
-        for group in demand.groups() {
-            turns.push(group, asked_s);
-        }
+        let turns = self.turns(asked_s, step_s);
+        let window = turns.window;
         let busy_slots = BUSY_SLOTS * setting.max_loras;
         let wanted = turns.held(0.0);
         let in_service = demand.rate_rps * demand.output_tokens * asked_s;
@@ -174,11 +165,55 @@ impl<'a> Slots<'a> {
         }
     }
 
+    /// Turns of the adapters if steps take `step_s`, of what they would ask for if steps took
+    /// `asked_s`.
+    fn turns(&self, asked_s: f64, step_s: f64) -> Turns<'_> {
+        let (demand, setting) = (self.demand, self.setting);
+        let mut turns = Turns {
+            slots: self,
+            window: (setting.duration_s / (demand.output_tokens * step_s)).max(1.0),
+            filled: setting.max_loras / self.places,
+            turns: [Turn::default(); work::BINS],
+            n: 0,
+        };
+        for group in demand.groups() {
+            turns.push(group, asked_s);
+        }
+        turns
+    }
+
+    /// How many adapters want a slot at once, were there one for each, if steps take `step_s`.
+    pub(super) fn crowd(&self, step_s: f64) -> Crowd {
+        let turns = self.turns(step_s, step_s);
+        let (mut mean, mut variance, mut begun, mut requests) = (0.0, 0.0, 0.0, 0.0);
+        for turn in turns.turns() {
+            let length = turns.length(turn, 0.0);
+            let present = length / (length + turn.idle);
+            mean += turn.adapters * present;
+            variance += turn.adapters * present * (1.0 - present);
+            begun += turn.adapters / (length + turn.idle);
+            requests += turn.adapters * turn.in_service;
+        }
+        Crowd {
+            mean,
+            variance,
+            begun_share: self.own_share * (begun / requests).min(1.0),
+        }
+    }
+
     /// What the last of so many further requests that begin together adds, in service times.
     fn tail(&self, further: f64) -> f64 {
         let late = 1.1 * (1.0 + LAST_ENDS * further).ln();
         self.spread * late / (1.0 + late / LAST_OF_ALL)
     }
+}
+
+/// How many adapters want a slot at once.
+pub(super) struct Crowd {
+    pub(super) mean: f64,
+    pub(super) variance: f64,
+    /// Share of the requests that begin a turn.
+    pub(super) begun_share: f64,
 }
 
 /// Turns of the adapters, group by group, in service times.

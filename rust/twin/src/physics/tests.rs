@@ -184,3 +184,86 @@ fn a_lone_adapter_waits_for_no_slot_however_busy() {
     let state = flat_gpu().solve(&demand(1, 50.0), &one_slot);
     assert_eq!((state.slot_wait_s, state.slot_served), (0.0, 1.0));
 }
+
+/// 60 adapters, each present one second in eleven: 6 in the mean, with a variance of 5.
+fn coming_and_going() -> Demand {
+    demand(60, 0.1)
+}
+
+#[test]
+fn a_slot_each_is_never_waited_for() {
+    let setting = Setting {
+        max_loras: 60.0,
+        ..setting()
+    };
+    assert_eq!(flat_gpu().queued_share(&coming_and_going(), &setting), 0.0);
+}
+
+#[test]
+fn where_steps_do_not_answer_the_share_is_that_of_independent_coins() {
+    let (gpu, demand) = (flat_gpu(), coming_and_going());
+    for slots in [10.0_f64, 14.0, 18.0] {
+        let setting = Setting {
+            max_loras: slots,
+            ..setting()
+        };
+        let present = 1.0 - (-0.1_f64).exp();
+        let mean = 60.0 * present;
+        // The variance grows on the way to all slots in use: between its ends.
+        let bound = |variance: f64| 0.5 * (-(slots - mean).powi(2) / (2.0 * variance)).exp();
+        let share = gpu.queued_share(&demand, &setting);
+        let (least, most) = (mean * (1.0 - present), slots * (1.0 - slots / 60.0));
+        assert!(
+            share > 0.9 * bound(least) && share < bound(most),
+            "{slots}: {share}"
+        );
+    }
+}
+
+#[test]
+fn longer_steps_for_more_adapters_make_full_slots_likelier() {
+    let mut answering = flat_gpu();
+    answering.step.distinct_adapter = vec![0.0005; 2049].into();
+    answering.step.with_lora = vec![0.0072; 2049].into();
+    let setting = Setting {
+        max_loras: 12.0,
+        ..setting()
+    };
+    let share = |gpu: &Gpu| gpu.queued_share(&coming_and_going(), &setting);
+    assert!(share(&answering) > 1.5 * share(&flat_gpu()));
+}
+
+#[test]
+fn fewest_slots_are_enough_and_one_less_is_not() {
+    let (gpu, demand) = (flat_gpu(), coming_and_going());
+    let most = Setting {
+        max_loras: 40.0,
+        ..setting()
+    };
+    let share = |max_loras| gpu.queued_share(&demand, &Setting { max_loras, ..most });
+    let fewest = gpu.fewest_slots(&demand, &most, 0.01);
+    assert!(fewest > 6.0 && fewest < 20.0, "{fewest}");
+    assert!(share(fewest) <= 0.01 && share(fewest - 1.0) > 0.01);
+    assert_eq!(gpu.fewest_slots(&demand, &most, 0.0), 40.0);
+}
+
+#[test]
+fn least_full_is_no_fuller_than_with_a_slot_each() {
+    let mut gpu = flat_gpu();
+    gpu.step.slot = vec![0.0001; 2049].into();
+    let limits = Limits {
+        load: 0.93,
+        short: 1.0,
+    };
+    let tokens = [1_000_000; 61];
+    let (full, slots) = gpu.least_full(&coming_and_going(), &setting(), limits, &tokens);
+    let with = |max_loras: f64| {
+        let setting = Setting {
+            max_loras,
+            ..setting()
+        };
+        gpu.fullness(&coming_and_going(), &setting, limits)
+    };
+    assert_eq!(full, with(slots as f64));
+    assert!(full <= with(60.0));
+}

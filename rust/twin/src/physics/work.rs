@@ -152,6 +152,12 @@ impl WorkSums {
         self.adapters
     }
 
+    /// Requests a second of all that are counted in.
+    #[must_use]
+    pub fn rate_rps(&self) -> f64 {
+        self.sum(Sum::Rate)
+    }
+
     fn sum(&self, which: Sum) -> f64 {
         self.sums[which as usize] as f64 / FIXED_ONE
     }

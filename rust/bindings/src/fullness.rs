@@ -1,0 +1,86 @@
+//! How full a GPU is, for packing: settings that stay the same held once, floats out.
+
+use lorapack_twin::physics::{Gpu, Limits, Setting};
+use numpy::PyReadonlyArray1;
+use pyo3::exceptions::PyIndexError;
+use pyo3::prelude::*;
+
+use crate::physics::{GpuPhysics, WorkSums};
+
+/// How full a GPU is over an hour, warm, with any number of slots of one rank.
+#[pyclass(frozen, module = "lorapack._native")]
+pub struct Fullness {
+    gpu: Gpu,
+    max_lora_rank: f64,
+    limits: Limits,
+    kv_cache_tokens: Vec<u32>,
+}
+
+/// What packing plans for, seconds.
+const HOUR: f64 = 3600.0;
+
+/// Requests in flight that stand for no cap.
+const UNLIMITED: f64 = 1e9;
+
+#[pymethods]
+impl Fullness {
+    /// `load` is the load of a full GPU, one short of slots counts for `short` times as full, and
+    /// `kv_cache_tokens` is the KV capacity by slots, from none to the most.
+    #[new]
+    #[pyo3(signature = (gpu, *, max_lora_rank, load, short, kv_cache_tokens))]
+    fn new(
+        gpu: &Bound<'_, GpuPhysics>,
+        max_lora_rank: f64,
+        load: f64,
+        short: f64,
+        kv_cache_tokens: PyReadonlyArray1<'_, u32>,
+    ) -> PyResult<Self> {
+        let kv_cache_tokens = kv_cache_tokens.as_slice()?.to_vec();
+        if kv_cache_tokens.is_empty() {
+            return Err(PyIndexError::new_err("give the capacity without slots"));
+        }
+        Ok(Fullness {
+            gpu: gpu.get().0.clone(),
+            max_lora_rank,
+            limits: Limits { load, short },
+            kv_cache_tokens,
+        })
+    }
+
+    /// With so many slots; 1 is full.
+    fn of(&self, sums: &Bound<'_, WorkSums>, max_loras: usize) -> PyResult<f64> {
+        let Some(&kv_cache_tokens) = self.kv_cache_tokens.get(max_loras) else {
+            return Err(PyIndexError::new_err("no engine starts with so many slots"));
+        };
+        let sums = &sums.borrow().0;
+        let setting = Setting {
+            max_loras: max_loras as f64,
+            kv_cache_tokens: f64::from(kv_cache_tokens),
+            ..self.setting(sums.adapters())
+        };
+        Ok(self.gpu.fullness(&sums.demand(), &setting, self.limits))
+    }
+
+    /// With the best number of slots, and that number.
+    fn least(&self, sums: &Bound<'_, WorkSums>) -> (f64, usize) {
+        let sums = &sums.borrow().0;
+        let setting = self.setting(sums.adapters());
+        self.gpu
+            .least_full(&sums.demand(), &setting, self.limits, &self.kv_cache_tokens)
+    }
+}
+
+impl Fullness {
+    fn setting(&self, adapters: u32) -> Setting {
+        Setting {
+            max_loras: 0.0,
+            max_lora_rank: self.max_lora_rank,
+            max_cpu_loras: f64::from(adapters),
+            kv_cache_tokens: 0.0,
+            duration_s: HOUR,
+            warm: true,
+            max_in_flight: UNLIMITED,
+            scrape_interval_s: f64::INFINITY,
+        }
+    }
+}

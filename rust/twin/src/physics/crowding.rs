@@ -1,0 +1,105 @@
+//! How likely it is that all LoRA slots are in use although there are enough of them on average.
+//!
+//! How many adapters want a slot at once, `w`, goes up and down as they come and go each for itself,
+//! with the variance `V` of so many coins, around the mean `W(T)` that a step of `T` seconds gives.
+//! But more of them make steps longer, and in longer steps more of them are present: from `w`, the
+//! number is drawn not to the mean but to `W(f(T))`, where `T` is the step at which `w` were the mean
+//! and `f(T)` the step that such a batch takes. Such a walk is at `S` slots or more a share of the
+//! time that is at most, after Freidlin and Wentzell,
+//!
+//! ```text
+//! exp(-sum) / 2,   sum = integral from the mean to S of (w - W(f(T))) / V dw
+//! ```
+//!
+//! which without the drawing is Chernoff's `exp(-(S - W)^2 / 2V) / 2`. Who begins a turn then waits,
+//! and where slots are pushed from under those who still need them, the queue may never end.
+
+use super::slots::Crowd;
+use super::work::Demand;
+use super::{Case, Gpu, Setting};
+
+/// Parts of the integral.
+const PARTS: usize = 6;
+
+/// Longest step looked at, over the mean one: where not even then all slots are wanted, they hardly
+/// ever are.
+const LONGEST: f64 = 16.0;
+
+/// Halvings between it and the mean step.
+const HALVINGS: usize = 12;
+
+impl Gpu {
+    /// Share of the requests that find all slots in use when their adapter comes for one, at most.
+    #[must_use]
+    pub fn queued_share(&self, demand: &Demand, setting: &Setting) -> f64 {
+        if demand.adapters <= setting.max_loras || demand.groups().is_empty() {
+            return 0.0;
+        }
+        let case = Case::new(self, demand, setting);
+        let full = case.full();
+        let full_step_s = case
+            .batch(case.limit.running, &full.all_served, 0.0, 1.0)
+            .step_s;
+        let step_s = case.operating_point(&full, full_step_s).batch.step_s;
+        let crowd = case.slots.crowd(step_s);
+        let Some(end_s) = step_of_full_slots(&case, step_s) else {
+            return 0.0;
+        };
+        let ratio = (end_s / step_s).powf(1.0 / PARTS as f64);
+        let (mut sum, mut below, mut at_s) = (0.0, crowd.mean, step_s);
+        for _ in 0..PARTS {
+            let (middle_s, next_s) = (at_s * ratio.sqrt(), at_s * ratio);
+            let here = case.slots.crowd(middle_s);
+            let drawn_to = case
+                .slots
+                .crowd(case.point(&full, middle_s).batch.step_s)
+                .mean;
+            let next = case.slots.crowd(next_s).mean;
+            sum += (here.mean - drawn_to).max(0.0) / here.variance.max(1e-9) * (next - below);
+            (below, at_s) = (next, next_s);
+        }
+        crowd.begun_share * 0.5 * (-sum).exp()
+    }
+
+    /// The fewest slots with which no more than so many requests find all in use, as
+    /// [`Gpu::queued_share`] has it; as many as are set where fewer do not do.
+    #[must_use]
+    pub fn fewest_slots(&self, demand: &Demand, setting: &Setting, most_queued: f64) -> f64 {
+        let (mut low, mut high) = (0.0, setting.max_loras.min(demand.adapters));
+        while high - low > 1.0 {
+            let max_loras = ((low + high) / 2.0).floor();
+            let setting = Setting {
+                max_loras,
+                ..*setting
+            };
+            if self.queued_share(demand, &setting) <= most_queued {
+                high = max_loras;
+            } else {
+                low = max_loras;
+            }
+        }
+        high
+    }
+}
+
+/// The step at which as many slots are wanted as there are; the mean step where that is past it.
+fn step_of_full_slots(case: &Case<'_>, step_s: f64) -> Option<f64> {
+    let wanted = |step_s: f64| -> f64 {
+        let Crowd { mean, .. } = case.slots.crowd(step_s);
+        mean
+    };
+    let slots = case.setting.max_loras;
+    if wanted(LONGEST * step_s) < slots {
+        return None;
+    }
+    let (mut low, mut high) = (step_s, LONGEST * step_s);
+    for _ in 0..HALVINGS {
+        let middle = (low * high).sqrt();
+        if wanted(middle) < slots {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    Some(high)
+}
