@@ -4,7 +4,9 @@ Physics knows the shape of things, what an adapter more and a slot more cost, an
 whole by some tens of per cent, alike for GPUs that are alike. So GPUs are filled by physics, and
 the twin finds, for all of them side by side, at how much traffic each would break; from then on
 the items of that GPU count for as much more, or less. What all GPUs together are filled is about
-the number of GPUs needed; the fleet is spread over so many, and looked at again.
+the number of GPUs needed; the fleet is spread over so many, and looked at again. The first look is
+a quick one; the others are over the window of the proof, in which GPUs break at some per cent less,
+and GPUs short of slots, whose queues take long to build up, at up to a tenth less.
 """
 
 from __future__ import annotations
@@ -14,15 +16,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lorapack.packer.evaluate import slot_rules
-from lorapack.packer.fullness import LoadSlots
+from lorapack.packer.fullness import LoadSlots, full_at
 from lorapack.packer.greedy import HoldsNowhere, too_few
 from lorapack.packer.guide import Guide, first_load
-from lorapack.packer.margins import LADDER, TOP, breaks_at, most_traffic
+from lorapack.packer.margins import LADDER, TOP, WITHIN, WORST_OF_SEEDS, breaks_at, most_traffic
 from lorapack.packer.placement import item_order
 from lorapack.packer.quick_fill import QuickFill
-from lorapack.packer.verify import CROWDED_MARGIN, PROOF_MARGIN
+from lorapack.packer.settings import SEED_MARGIN
+from lorapack.packer.verify import CROWDED_MARGIN, short_of_slots
 from lorapack.twin.physics import WorkSums
-from lorapack.twin.trial import n_adapters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 ROUNDS = 5
 """Times a number of GPUs is tried before one more is taken."""
 
-HALVINGS = 6
+HALVINGS = 10
 """To the most traffic that a number of GPUs is expected to hold."""
 
 NARROWEST, WIDEST = 0.9, 2.0
@@ -46,7 +48,7 @@ SETTLED = 0.01
 LEAST_FULL = 1e-6
 """A GPU without traffic is this full."""
 
-LEAST_HELD = 0.95
+LEAST_HELD = 0.9
 """Traffic that the worst GPU is to hold where all GPUs together have room: the rest is evened out
 once the verifying seeds have had their say."""
 
@@ -59,8 +61,9 @@ SUSPECTS = 2
 LARGE = 0.3
 """An item that fills less of a GPU than this does not break it alone."""
 
-SHORT = (1.0 + CROWDED_MARGIN) / (1.0 + PROOF_MARGIN)
-"""GPUs short of slots are to hold so many times the traffic: their proof asks for that."""
+SHORT = (1.0 + CROWDED_MARGIN) / (1.0 + SEED_MARGIN)
+"""GPUs short of slots are to hold so many times the traffic: where they break varies twice as much
+from seed to seed."""
 
 EVEN_SHARE = 0.5
 """Share of the mean slack that every GPU should have, while rounds are left to even out."""
@@ -72,8 +75,8 @@ class Balance:
 
     Attributes:
         kind: The GPU.
-        steer: The twin, on the horizon and seeds of the search.
-        margin: Every GPU is to hold with this much more traffic.
+        steer: The twin, on the seeds of the search.
+        margin: Every GPU is to hold with this much more traffic on the verifying seeds.
     """
 
     kind: GpuKind
@@ -82,14 +85,15 @@ class Balance:
     _fill: QuickFill = field(init=False)
     _slots: LoadSlots = field(init=False)
     _total: float = 0.0
+    _aim: float = field(init=False)
 
     def __post_init__(self) -> None:
         guide = Guide(self.kind.profile, self.steer.level, slot_rules(self.steer.slo))
         limit = first_load(self.steer.slo)
         self._slots = LoadSlots(guide, limit)
-        slots = LoadSlots(guide, limit, SHORT)
         lessons = self.steer.lessons
-        self._fill = QuickFill(self.kind, slots, self.margin, lessons.works, lessons.believed)
+        self._aim = (1.0 + self.margin) * (1.0 + WORST_OF_SEEDS)
+        self._fill = QuickFill(self.kind, self._slots, self.margin, lessons.works, lessons.believed)
 
     def fewest(
         self, items: Sequence[Item], max_gpus: int | None = None, more: int = 0
@@ -111,24 +115,30 @@ class Balance:
         found = self.over(ordered, n_gpus)
         while found is None and n_gpus < len(ordered):
             # Half of what is short: fewer adapters on each GPU are a little smaller, too.
-            short = math.ceil(self._total * (1.0 + self.margin)) - n_gpus
+            short = math.ceil(self._total * self._aim) - n_gpus
             n_gpus += max(1, short // 2)
             found = self.over(ordered, n_gpus)
         n_gpus = lessons.n_gpus.setdefault(name, n_gpus)
         if more:
             found = self.over(ordered, min(n_gpus + more, len(ordered))) or found
-        gpus = found or self._fill.fill(ordered, 1.0 + self.margin)
+        gpus = found or self._fill.fill(ordered, self._aim)
         assert gpus is not None, "no number of GPUs was set"
         if max_gpus is not None and len(gpus) > max_gpus:
             raise too_few(max_gpus, sum(len(g.items) for g in gpus[max_gpus:]), len(ordered))
         return gpus
 
     def _first_number(self, ordered: Sequence[Item]) -> int:
-        """The number of GPUs to try first: what a first filling comes to."""
-        first = self._fill.fill(ordered, 1.0 + self.margin)
-        assert first is not None, "no number of GPUs was set"
-        total = sum(size for _, size in self._learn(first, 1.0 + self.margin))
-        return max(1, math.ceil(total * (1.0 + self.margin)))
+        """The number of GPUs to try first: what a filling comes to over the window of the proof.
+
+        That of a filling which was set right by a quick look, where there is one.
+        """
+        for judges in (self.steer, self._hour):
+            first = self._fill.fill(ordered, self._aim)
+            assert first is not None, "no number of GPUs was set"
+            self._total = sum(size for _, size in self._learn(first, self._aim, judges))
+            if judges is self._hour:
+                break
+        return max(1, math.ceil(self._total * self._aim))
 
     def over(self, items: Sequence[Item], n_gpus: int) -> list[GpuPlacement] | None:
         """The items on so many GPUs, each as far from its limit; None where they do not hold.
@@ -146,10 +156,10 @@ class Balance:
             level = self._fill.level(ordered, n_gpus, (NARROWEST, WIDEST), HALVINGS)
             if level is None:
                 break
-            learnt = self._learn(*level)
+            learnt = self._learn(*level, self._hour)
             total = self._total = sum(size for _, size in learnt)
             worst = min(held for held, _ in learnt)
-            fits = total * (1.0 + self.margin) <= n_gpus
+            fits = total * self._aim <= n_gpus
             if fits and worst >= most:
                 best, most = level[0], worst
             even = 1.0 + EVEN_SHARE * (n_gpus / total - 1.0)
@@ -162,12 +172,20 @@ class Balance:
             lessons.filled.add((name, n_gpus))
         return best
 
-    def _learn(self, gpus: Sequence[GpuPlacement], guess: float) -> list[tuple[float, float]]:
+    @property
+    def _hour(self) -> Judges:
+        """The twin over the window of the proof."""
+        return self.steer.thorough or self.steer
+
+    def _learn(
+        self, gpus: Sequence[GpuPlacement], guess: float, judges: Judges
+    ) -> list[tuple[float, float]]:
         """Asks the twin at how much traffic GPUs break, and believes it from then on.
 
         Args:
             gpus: A placement.
             guess: At how much traffic they are expected to break.
+            judges: Who is asked.
 
         Returns:
             For each GPU the traffic that it holds over what it is to hold, and how full it is.
@@ -175,13 +193,14 @@ class Balance:
         Raises:
             HoldsNowhere: An item does not hold even alone.
         """
-        rungs = most_traffic(gpus, self.steer, guess, within=2)
+        rungs = most_traffic(gpus, judges, guess, WITHIN)
         broken = [gpu for gpu, rung in zip(gpus, rungs, strict=True) if rung < ROUGHLY_HELD]
         self._check_busiest(broken)
         learnt = []
         for gpu, rung in zip(gpus, rungs, strict=True):
-            needed = SHORT if gpu.max_loras < n_adapters(gpu.loads) else 1.0
-            learnt.append((LADDER[max(rung, 0)] / needed, self._believe(gpu) * needed))
+            needed = SHORT if short_of_slots(gpu) else 1.0
+            size = self._believe(gpu, breaks_at(gpu, judges), needed)
+            learnt.append((LADDER[max(rung, 0)] / needed, size))
         return learnt
 
     def _check_busiest(self, gpus: Sequence[GpuPlacement]) -> None:
@@ -197,15 +216,20 @@ class Balance:
             if not verdict.holds:
                 raise HoldsNowhere(gpu.items[0])
 
-    def _believe(self, gpu: GpuPlacement) -> float:
-        """Lets a GPU's items count for what the twin says; returns how full the GPU is."""
-        breaks_at_factor = breaks_at(gpu, self.steer)
-        factor = LADDER[TOP] if breaks_at_factor is None else breaks_at_factor
-        fullness = self._fullness(gpu, factor)
-        if breaks_at_factor is None and fullness <= 1.0:
+    def _believe(self, gpu: GpuPlacement, broke: float | None, needed: float) -> float:
+        """Lets a GPU's items count for what the twin says; returns how full the GPU is.
+
+        Args:
+            gpu: The GPU.
+            broke: At so many times its traffic; None: not even at the most that was asked about.
+            needed: Times the traffic that it is to hold.
+        """
+        factor = (LADDER[TOP] if broke is None else broke) / needed
+        if broke is None and (fullness := self._fullness(gpu, factor)) <= 1.0:
             return fullness / factor
+        correction = full_at(lambda more: self._fullness(gpu, factor * more))
         for key in {item.key for item in gpu.items}:
-            self._correct(key, 1.0 / fullness)
+            self._correct(key, correction)
         return 1.0 / factor
 
     def _correct(self, key: tuple[str, float], correction: float) -> None:
@@ -219,8 +243,7 @@ class Balance:
         if change * last < 0.0:
             change *= last / (last - change)
         lessons.changes[key] = change
-        doubt = lessons.doubts.get(key, 1.0)
-        lessons.believed[key] = lessons.believed.get(key, 1.0) * doubt * math.exp(change)
+        lessons.believed[key] = lessons.believed.get(key, 1.0) * math.exp(change)
 
     def _fullness(self, gpu: GpuPlacement, factor: float) -> float:
         """How full a GPU is by physics with so much more traffic."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ ALIKE = 0.005
 STEEPEST = 2.0
 """A count is at most multiplied by this from one question to the next."""
 
+DOUBLINGS, HALVINGS = 10, 9
+"""What makes a GPU just full is looked for up to so many doublings away, then to 0.1 %."""
+
 BISECTED = 3
 """Every so many questions the middle is asked about, wherever the edge is expected."""
 
@@ -32,12 +36,10 @@ class LoadSlots:
     Attributes:
         guide: Physics of the GPU.
         limit: The load at which it is full.
-        short: A GPU short of slots counts for so many times as full.
     """
 
     guide: Guide
     limit: float
-    short: float = 1.0
 
     def holds(self, sums: WorkSums, n: int, rank: int) -> bool:
         """Whether a GPU is full at most."""
@@ -81,8 +83,28 @@ class LoadSlots:
 
     def _parts(self, sums: WorkSums, slots: int, n: int, rank: int) -> tuple[float, float]:
         load, pressure = self.guide.load_and_pressure(sums, slots, n, rank)
-        limit = self.limit / (self.short if slots < n else 1.0)
-        return load / limit, pressure / (CROWDED * limit)
+        return load / self.limit, pressure / (CROWDED * self.limit)
+
+
+def full_at(fullness: Callable[[float], float]) -> float:
+    """What traffic must be multiplied with for a GPU to be just full.
+
+    By bisection, since a GPU short of slots fills up steeply: half as much again may take it from
+    ample to hopeless.
+
+    Args:
+        fullness: With so many times the traffic; grows with it.
+    """
+    factor, grows = 1.0, fullness(1.0) < 1.0
+    for _ in range(DOUBLINGS):
+        factor *= 2.0 if grows else 0.5
+        if (fullness(factor) < 1.0) != grows:
+            break
+    low, high = (factor / 2.0, factor) if grows else (factor, factor * 2.0)
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if fullness(middle) < 1.0 else (low, middle)
+    return math.sqrt(low * high)
 
 
 def largest_count(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lorapack.packer.greedy import Greedy, HoldsNowhere
@@ -52,14 +52,10 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
     def judge(slo: ServiceLevel, horizon: Horizon, seeds: tuple[int, ...]) -> TwinJudge:
         return TwinJudge(slo, horizon, seeds, settings.jobs, problem.host_memory_gib)
 
+    hour = Judges(judge(slo, HOUR, steering), judge(batch, HOUR, steering), slo, batch)
+    quick = replace(hour, level=judge(slo, horizon, steering), thorough=hour, rungs={})
     return (
-        Judges(
-            judge(slo, horizon, steering),
-            judge(batch, HOUR, steering),
-            slo,
-            batch,
-            None if horizon == HOUR else judge(slo, HOUR, steering),
-        ),
+        hour if horizon == HOUR else quick,
         Judges(judge(slo, HOUR, verifying), judge(batch, HOUR, verifying), slo, batch),
     )
 
@@ -73,7 +69,8 @@ def place(problem: Problem, steer: Judges, settings: Settings) -> list[GpuPlacem
     known: frozenset[str] = frozenset()
     while True:
         margin = 1.0 + settings.seed_margin
-        items = split(problem, steer.level, margin, known, steer.thorough)
+        thorough = None if steer.thorough is None else steer.thorough.level
+        items = split(problem, steer.level, margin, known, thorough)
         try:
             return _place(problem, items, steer, settings)
         except HoldsNowhere as found:

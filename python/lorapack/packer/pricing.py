@@ -16,7 +16,7 @@ import numpy as np
 
 from lorapack.packer.bound import dearest_prices_s
 from lorapack.packer.evaluate import max_lora_rank_for, slot_rules
-from lorapack.packer.fullness import LoadSlots, largest_count
+from lorapack.packer.fullness import LoadSlots, full_at, largest_count
 from lorapack.packer.guide import Guide, first_load
 from lorapack.packer.knots import Knots
 from lorapack.twin.physics import WorkSums
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Places = NDArray[np.intp]
-
-CALIBRATIONS = 2
-"""Steps towards the rates at which physics says full; it is nearly proportional to them."""
 
 BESIDE = 8
 """Items of a rank whose sizes are reckoned beside a set; others lie between, by size."""
@@ -66,9 +63,6 @@ LESS = 0.8
 
 NEAR = 0.02
 """Share to which such a number is known."""
-
-LEAST = 1e-9
-"""Of any size."""
 
 
 @dataclass
@@ -349,12 +343,13 @@ def _belief(gpu: GpuPlacement, factor: float, slots: LoadSlots, works: Works) ->
 
     With the slots that are best by physics: a plan's are the best by who judged it.
     """
-    belief = 1.0
-    for _ in range(CALIBRATIONS):
-        sums = works.sums(gpu.loads, gpu.kind.profile, gpu.max_lora_rank, factor * belief)
-        fullness, _slots = slots.least_full(sums, sums.n_adapters, gpu.max_lora_rank)
-        belief /= max(fullness, LEAST)
-    return belief
+    rank = gpu.max_lora_rank
+
+    def fullness(belief: float) -> float:
+        sums = works.sums(gpu.loads, gpu.kind.profile, rank, factor * belief)
+        return slots.least_full(sums, sums.n_adapters, rank)[0]
+
+    return full_at(fullness)
 
 
 def _spread_out(places: Places, keys: Floats, n: int) -> Places:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lorapack.errors import Infeasible
+from lorapack.packer.even_out import Evened, EvenOut
 from lorapack.packer.hourly import at_least, breaking_hours
 from lorapack.packer.local_search import close_gpus
 from lorapack.packer.margins import filled
@@ -16,7 +17,7 @@ from lorapack.packer.placing import Placer, judges_of, place
 from lorapack.packer.predictions_only import write_predicted
 from lorapack.packer.replan import replan
 from lorapack.packer.spare import judge_after_loss, losses_that_starve, with_room
-from lorapack.packer.verify import Judges, Proof, doubt, fragile, repair, starves, verify
+from lorapack.packer.verify import Judges, Proof, fragile, repair, starves, verify
 from lorapack.packer.writing import write_down
 
 if TYPE_CHECKING:
@@ -39,14 +40,8 @@ HIGHER_MARGINS = (0.045, 0.06, 0.08)
 STARVING_MARGIN = 0.01
 """The first where requests may queue: of more traffic a GPU then serves a little less, at once."""
 
-FRAGILE_SHARE = 0.3
-"""Share of fragile GPUs that repairs are left to mend; where more are, one more GPU is taken."""
-
 MENDABLE_SHARE = 0.15
 """Share of fragile GPUs that are mended one by one at once."""
-
-DOUBTS = 2
-"""Times a fleet is spread anew, what failed counting for more."""
 
 SPARE_TRIES = 4
 """GPUs added, one by one, until the loss of the spare ones starves nobody."""
@@ -217,48 +212,37 @@ def _prove_filled(problem: Problem, settings: Settings, steer: Judges, judges: J
 
 
 def _prove_balanced(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
-    """Spreads over the fewest GPUs, repairs, and takes one more where that does not do.
+    """Spreads over the fewest GPUs and evens them out, over more where that does not do.
 
-    More than some that fail on the verifying seeds are not mended one by one.
+    Where so much room is left that one GPU fewer might do, that is tried, too.
     """
-    placer = Placer(problem, steer, judges)
-    more, best = 0, None
-    for number in range(1, MORE_TRIES + 1):
-        gpus, n_fragile = _settled(problem, replace(settings, more_gpus=more), steer, judges)
-        step = math.ceil(MORE_SHARE * len(gpus))
-        more += step
-        limited = problem.n_gpus is not None and len(gpus) + step > problem.n_gpus
-        last = limited or number == MORE_TRIES
-        if n_fragile > max(1, FRAGILE_SHARE * len(gpus)) and not last:
-            continue
-        # A GPU that repairs would open is better opened when all are filled.
-        best = repair(gpus, judges, steer, placer, None if last else len(gpus))
-        if best.verified or last:
+    more = 0
+    for _ in range(MORE_TRIES):
+        gpus, found = _even_over(problem, replace(settings, more_gpus=more), steer, judges)
+        limited = problem.n_gpus is not None and len(gpus) >= problem.n_gpus
+        if found.holds or limited:
             break
-    assert best is not None, "the last try is proven whatever came of it"
-    return best
+        more += max(1, math.ceil(found.need - len(gpus)))
+    kept = problem.objective == "latency" or problem.spare_gpus > 0 or more > 0
+    while found.holds and not kept and found.need <= len(found.gpus) - 1:
+        more -= 1
+        fewer, evened = _even_over(problem, replace(settings, more_gpus=more), steer, judges)
+        if not evened.holds or len(fewer) >= len(gpus):
+            break
+        gpus, found = fewer, evened
+    proof = verify(gpus, judges)
+    return proof if proof.verified else repair(gpus, judges, steer, Placer(problem, steer, judges))
 
 
-def _settled(
+def _even_over(
     problem: Problem, settings: Settings, steer: Judges, judges: Judges
-) -> tuple[list[GpuPlacement], int]:
-    """A placement and how many of its GPUs are fragile: few, if evening out gets there.
-
-    GPUs have some slack, which moves to where it proves to be needed.
-    """
-    gpus = place(problem, steer, settings)
+) -> tuple[list[GpuPlacement], Evened]:
+    """A placement whose ordinary GPUs were evened out, and what came of that."""
+    placed = place(problem, steer, settings)
     settings.progress("verifying with the twin", 0)
-    failing = fragile(gpus, judges, steer)
-    for _ in range(DOUBTS):
-        if len(failing) <= max(1, MENDABLE_SHARE * len(gpus)):
-            break
-        doubt(failing, steer.lessons)
-        again = place(problem, steer, settings)
-        still = fragile(again, judges, steer)
-        if len(again) > len(gpus) or len(still) >= len(failing):
-            break
-        gpus, failing = again, still
-    return gpus, len(failing)
+    ordinary = [gpu for gpu in placed if not gpu.exempt]
+    found = EvenOut(steer.thorough or steer, judges, settings.seed_margin).even(ordinary)
+    return [*found.gpus, *(gpu for gpu in placed if gpu.exempt)], found
 
 
 def _closed(

@@ -17,7 +17,7 @@ from lorapack.packer.works import Works
 from lorapack.twin.trial import n_adapters
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from lorapack.fleet.adapter import Adapter
     from lorapack.packer.evaluate import Evaluator
@@ -39,7 +39,7 @@ MAX_ROUNDS = 12
 
 CROWDED_MARGIN = 0.05
 """The same where slots are short: a queue for them may build up on one seed and not on the next,
-and then lasts."""
+and then lasts. What such a GPU holds varies twice as much from seed to seed."""
 
 SAFE = 0.08
 """A GPU with a slot for each adapter that was seen to hold with this much more traffic is proven
@@ -71,19 +71,15 @@ class Lessons:
     """What a search learns from its judges as it goes, and need not ask again.
 
     Attributes:
-        rungs: GPU -> the rungs of `margins.LADDER` between which it was seen to break.
         believed: Item, by its key -> by how much more it counts than physics says.
         changes: Item -> the logarithm by which that was last corrected.
-        doubts: Item -> by how much more, still, since a GPU with it failed.
         n_gpus: Profile -> the fewest GPUs on which its items were found to hold.
         filled: Profiles and numbers of GPUs that were found to do.
         works: What adapters ask of GPUs.
     """
 
-    rungs: dict[GpuPlacement, tuple[int, int]] = field(default_factory=dict)
     believed: dict[tuple[str, float], float] = field(default_factory=dict)
     changes: dict[tuple[str, float], float] = field(default_factory=dict)
-    doubts: dict[tuple[str, float], float] = field(default_factory=dict)
     n_gpus: dict[str, int] = field(default_factory=dict)
     filled: set[tuple[str, int]] = field(default_factory=set)
     works: Works = field(default_factory=Works, repr=False)
@@ -98,16 +94,18 @@ class Judges:
         batch: For GPUs with exempt clients.
         slo: The level of the ordinary ones.
         batch_slo: The level of the exempt.
-        thorough: The level over the window of the proof, to say who is exempt; None: as `level`.
+        thorough: The same over the window of the proof; None: these judge by it already.
         lessons: What was learnt from their answers.
+        rungs: GPU -> the rungs of `margins.LADDER` between which it was seen to break.
     """
 
     level: Evaluator
     batch: Evaluator
     slo: ServiceLevel
     batch_slo: ServiceLevel
-    thorough: Evaluator | None = None
+    thorough: Judges | None = None
     lessons: Lessons = field(default_factory=Lessons, repr=False)
+    rungs: dict[GpuPlacement, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def of(self, gpu: GpuPlacement) -> Evaluator:
         """The one for this GPU."""
@@ -181,14 +179,6 @@ def fragile(gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges) -> list
     ]
 
 
-def doubt(gpus: Iterable[GpuPlacement], lessons: Lessons) -> None:
-    """Lets the items of GPUs that failed count for some more from now on."""
-    for gpu in gpus:
-        for key in {item.key for item in gpu.items}:
-            lessons.doubts[key] = lessons.doubts.get(key, 1.0) * (1.0 + SHED)
-            lessons.believed[key] = lessons.believed.get(key, 1.0) * (1.0 + SHED)
-
-
 def _judge_with_margin(
     gpus: Sequence[GpuPlacement], judges: Judges, steer: Judges
 ) -> list[Verdict]:
@@ -203,9 +193,14 @@ def _judge_with_margin(
 
 def _margin(gpu: GpuPlacement, slo: ServiceLevel, *, held: bool) -> float:
     """What a GPU is to hold above its traffic, given whether it was seen to hold `SAFE` above."""
-    if gpu.max_loras < n_adapters(gpu.loads) and not starves(slo):
+    if short_of_slots(gpu) and not starves(slo):
         return CROWDED_MARGIN
     return 0.0 if held else PROOF_MARGIN
+
+
+def short_of_slots(gpu: GpuPlacement) -> bool:
+    """Whether a GPU has fewer slots than adapters."""
+    return gpu.max_loras < n_adapters(gpu.loads)
 
 
 def _judge(

@@ -23,6 +23,7 @@ def load_of(trial: Trial) -> float:
 @dataclass
 class QuickEvaluator:
     asked: list[Trial] = field(default_factory=list)
+    dearer: float = 1.0
 
     def judge(self, trials: Sequence[Trial]) -> list[Verdict]:
         self.asked += trials
@@ -37,7 +38,7 @@ class QuickEvaluator:
     def _judge(self, trial: Trial) -> Verdict:
         if trial.max_loras > self.slot_limit(trial.profile, trial.max_lora_rank):
             return Verdict(trial, refusal="max_model_len")
-        load = load_of(trial)
+        load = self.dearer * load_of(trial)
         violations = []
         if load > 1:
             violations.append(Violation("min_served", 0.98, 1 / load))

@@ -120,7 +120,7 @@ def test_plan_that_fails_on_fresh_seeds_is_repaired_until_it_holds():
     fleet = [Adapter(f"a{i}", 8, 0.9) for i in range(34)]
     problem = problem_of(fleet)
     steer, judges = judges_of(QuickEvaluator()), judges_of(Stricter())
-    gpus = place(problem, steer, Settings())
+    gpus = place(problem, steer, Settings(seed_margin=0.02))
     assert not verify(gpus, judges).verified
     proof = repair(gpus, judges, steer, Placer(problem, steer, judges))
     assert proof.verified
