@@ -245,8 +245,13 @@ def _stacked(columns: Mapping[_Law, Floats]) -> Floats:
 
 def law_of(adapter: Adapter) -> _Law:
     """What the price of an adapter's requests depends on."""
-    rank = 0 if adapter.is_base else _rank_class(adapter.rank)
-    return (rank, adapter.lengths, adapter.prompt_tokens, adapter.output_tokens)
+    rank = adapter.rank
+    return (
+        _rank_class(rank) if rank else 0,
+        adapter.lengths,
+        adapter.prompt_tokens,
+        adapter.output_tokens,
+    )
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorapack._native import WorkList
-from lorapack.twin.physics import Asking, WorkSums
+from lorapack.twin.physics import Asking, WorkList, WorkSums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,33 +36,57 @@ _kind_of = attrgetter(
 class Works:
     """Remembers by the adapter itself, which it keeps: comparing adapters would take longer."""
 
-    _asking: dict[tuple[int, int], tuple[Profile, Asking]] = field(default_factory=dict, repr=False)
-    _known: dict[tuple[int, int, int], tuple[Adapter, Work]] = field(
-        default_factory=dict, repr=False
-    )
+    _asked: dict[tuple[int, int], _Asked] = field(default_factory=dict, repr=False)
 
     def work(self, load: Adapter, profile: Profile, rank: int) -> Work:
         """What an adapter asks of a GPU with slots of a rank."""
-        key = (id(load), id(profile), rank)
-        known = self._known.get(key)
-        if known is not None:
-            return known[1]
-        asking = self._asking.get(key[1:])
-        if asking is None:
-            asking = self._asking[key[1:]] = (profile, Asking.of(profile, rank))
-        work = asking[1].work(load)
-        self._known[key] = (load, work)
-        return work
+        return self._of(profile, rank).works([load])[0]
 
     def sums(
         self, loads: Iterable[Adapter], profile: Profile, rank: int, factor: float = 1.0
     ) -> WorkSums:
         """What adapters ask for together, with so many times their traffic."""
         sums = WorkSums()
-        for load in loads:
-            work = self.work(load, profile, rank)
-            sums.add(work if factor == 1.0 else work.at_rate(factor))
+        sums.add_all(self._of(profile, rank).works(list(loads)), factor)
         return sums
+
+    def _of(self, profile: Profile, rank: int) -> _Asked:
+        key = (id(profile), rank)
+        if key not in self._asked:
+            self._asked[key] = _Asked(profile, Asking.of(profile, rank))
+        return self._asked[key]
+
+
+@dataclass
+class _Asked:
+    """What adapters ask of GPUs of one profile with slots of one rank.
+
+    Attributes:
+        profile: Kept, for it is known by its identity.
+        asking: What does not depend on the adapter.
+    """
+
+    profile: Profile
+    asking: Asking
+    _known: dict[int, Work] = field(default_factory=dict, repr=False)
+    _kinds: dict[tuple[object, ...], Work] = field(default_factory=dict, repr=False)
+    _kept: list[Sequence[Adapter]] = field(default_factory=list, repr=False)
+
+    def works(self, loads: Sequence[Adapter]) -> list[Work]:
+        """What each of some adapters asks for."""
+        known = self._known
+        try:
+            return [known[id(load)] for load in loads]
+        except KeyError:
+            self._kept.append(loads)
+            known.update((id(load), self._work(load)) for load in loads)
+            return [known[id(load)] for load in loads]
+
+    def _work(self, load: Adapter) -> Work:
+        kind = _kind_of(load)
+        if kind not in self._kinds:
+            self._kinds[kind] = self.asking.work(load)
+        return self._kinds[kind].sending(load.rate_rps)
 
 
 class WorkTable:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lorapack._native import GpuPhysics, Work, WorkSums, physics_features
+from lorapack._native import Fullness, GpuPhysics, Work, WorkList, WorkSums, physics_features
 from lorapack.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from lorapack.profile.profile import Profile
     from lorapack.twin.scenario import Scenario
 
-__all__ = ["FEATURES", "Feature", "Physics", "Window", "WorkSums", "capacity_rps", "work_of"]
+__all__ = [
+    "FEATURES",
+    "Feature",
+    "Fullness",
+    "Physics",
+    "Window",
+    "WorkList",
+    "WorkSums",
+    "capacity_rps",
+    "work_of",
+]
 
 TAIL = 3.3
 """Standard scores up to which a lognormal length counts: one request in 2,000 is longer."""
@@ -153,6 +163,20 @@ class Physics:
             window.warm,
             UNLIMITED if window.max_in_flight is None else window.max_in_flight,
             math.inf if window.scrape_interval_s is None else window.scrape_interval_s,
+        )
+
+    def fullness(self, *, load: float, kv_cache_tokens: NDArray[np.uint32]) -> Fullness:
+        """How full such GPUs are over an hour, warm, by their engine's time or by their slots.
+
+        Args:
+            load: Of a full GPU.
+            kv_cache_tokens: KV capacity by slots, from none to the most, tokens.
+        """
+        return Fullness(
+            self.native,
+            max_lora_rank=self.max_lora_rank,
+            load=load,
+            kv_cache_tokens=kv_cache_tokens,
         )
 
     def queued_share(

@@ -1,6 +1,6 @@
 //! How full a GPU is, for packing: settings that stay the same held once, floats out.
 
-use lorapack_twin::physics::{Gpu, Limits, Setting};
+use lorapack_twin::physics::{Gpu, Setting};
 use numpy::PyReadonlyArray1;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
@@ -12,7 +12,7 @@ use crate::physics::{GpuPhysics, WorkSums};
 pub struct Fullness {
     gpu: Gpu,
     max_lora_rank: f64,
-    limits: Limits,
+    load: f64,
     kv_cache_tokens: Vec<u32>,
 }
 
@@ -24,15 +24,14 @@ const UNLIMITED: f64 = 1e9;
 
 #[pymethods]
 impl Fullness {
-    /// `load` is the load of a full GPU, one short of slots counts for `short` times as full, and
-    /// `kv_cache_tokens` is the KV capacity by slots, from none to the most.
+    /// `load` is the load of a full GPU, `kv_cache_tokens` the KV capacity by slots, from none to the
+    /// most.
     #[new]
-    #[pyo3(signature = (gpu, *, max_lora_rank, load, short, kv_cache_tokens))]
+    #[pyo3(signature = (gpu, *, max_lora_rank, load, kv_cache_tokens))]
     fn new(
         gpu: &Bound<'_, GpuPhysics>,
         max_lora_rank: f64,
         load: f64,
-        short: f64,
         kv_cache_tokens: PyReadonlyArray1<'_, u32>,
     ) -> PyResult<Self> {
         let kv_cache_tokens = kv_cache_tokens.as_slice()?.to_vec();
@@ -42,7 +41,7 @@ impl Fullness {
         Ok(Fullness {
             gpu: gpu.get().0.clone(),
             max_lora_rank,
-            limits: Limits { load, short },
+            load,
             kv_cache_tokens,
         })
     }
@@ -58,7 +57,7 @@ impl Fullness {
             kv_cache_tokens: f64::from(kv_cache_tokens),
             ..self.setting(sums.adapters())
         };
-        Ok(self.gpu.fullness(&sums.demand(), &setting, self.limits))
+        Ok(self.gpu.fullness(&sums.demand(), &setting, self.load))
     }
 
     /// With the best number of slots, and that number.
@@ -66,7 +65,7 @@ impl Fullness {
         let sums = &sums.borrow().0;
         let setting = self.setting(sums.adapters());
         self.gpu
-            .least_full(&sums.demand(), &setting, self.limits, &self.kv_cache_tokens)
+            .least_full(&sums.demand(), &setting, self.load, &self.kv_cache_tokens)
     }
 }
 

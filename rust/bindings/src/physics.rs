@@ -54,12 +54,23 @@ impl Work {
         })
     }
 
+    /// An adapter like this one that sends so many requests a second.
+    fn sending(&self, rate_rps: f64) -> Self {
+        Work(AdapterWork { rate_rps, ..self.0 })
+    }
+
     /// The same adapter with its rate multiplied.
     fn at_rate(&self, factor: f64) -> Self {
-        Work(AdapterWork {
+        Work(self.faster(factor))
+    }
+}
+
+impl Work {
+    fn faster(&self, factor: f64) -> AdapterWork {
+        AdapterWork {
             rate_rps: self.0.rate_rps * factor,
             ..self.0
-        })
+        }
     }
 }
 
@@ -140,6 +151,13 @@ impl WorkSums {
     /// Counts an adapter out that was counted in.
     fn remove(&mut self, work: &Bound<'_, Work>) {
         self.0.remove(&work.get().0);
+    }
+
+    /// Counts in adapters with so many times their traffic.
+    fn add_all(&mut self, works: Vec<PyRef<'_, Work>>, factor: f64) {
+        for work in works {
+            self.0.add(&work.faster(factor));
+        }
     }
 
     /// Counts in some of a list.
@@ -249,12 +267,18 @@ impl GpuPhysics {
                 "step tables must hold max_num_batched_tokens + 1",
             ));
         }
+        let [without_lora, with_lora, slot, distinct_adapter] = physics::over_fluctuations([
+            &seconds_of(&without_lora_ps)?,
+            &with_lora,
+            &slot,
+            &seconds_of(&distinct_adapter_ps)?,
+        ]);
         Ok(GpuPhysics(physics::Gpu {
             step: StepPrices {
-                without_lora: physics::over_fluctuations(&seconds_of(&without_lora_ps)?),
-                with_lora: physics::over_fluctuations(&with_lora),
-                slot: physics::over_fluctuations(&slot),
-                distinct_adapter: physics::over_fluctuations(&seconds_of(&distinct_adapter_ps)?),
+                without_lora,
+                with_lora,
+                slot,
+                distinct_adapter,
                 cpu_lora: cpu_lora_ps * 1e-12,
                 request: seconds(request_ps),
                 context_token: seconds(context_token_ps),

@@ -25,7 +25,6 @@ mod slots;
 pub mod work;
 
 use batch::{Batch, Mix};
-pub use fullness::Limits;
 pub use gpu::{over_fluctuations, FrontEndPrices, Gpu, Setting, SteadyState, StepPrices};
 use slots::{Sharing, Slots};
 use work::Demand;

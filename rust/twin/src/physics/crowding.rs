@@ -16,7 +16,7 @@
 
 use super::slots::Crowd;
 use super::work::Demand;
-use super::{Case, Gpu, Setting};
+use super::{Case, Full, Gpu, Setting};
 
 /// Parts of the integral.
 const PARTS: usize = 6;
@@ -24,6 +24,9 @@ const PARTS: usize = 6;
 /// Longest step looked at, over the mean one: where not even then all slots are wanted, they hardly
 /// ever are.
 const LONGEST: f64 = 16.0;
+
+/// Deviations above the mean at which fewest slots are looked for first.
+const USUALLY: f64 = 2.5;
 
 /// Halvings between it and the mean step.
 const HALVINGS: usize = 12;
@@ -35,12 +38,7 @@ impl Gpu {
         if demand.adapters <= setting.max_loras || demand.groups().is_empty() {
             return 0.0;
         }
-        let case = Case::new(self, demand, setting);
-        let full = case.full();
-        let full_step_s = case
-            .batch(case.limit.running, &full.all_served, 0.0, 1.0)
-            .step_s;
-        let step_s = case.operating_point(&full, full_step_s).batch.step_s;
+        let (case, full, step_s) = self.settled(demand, setting);
         let crowd = case.slots.crowd(step_s);
         let Some(end_s) = step_of_full_slots(&case, step_s) else {
             return 0.0;
@@ -65,9 +63,13 @@ impl Gpu {
     /// [`Gpu::queued_share`] has it; as many as are set where fewer do not do.
     #[must_use]
     pub fn fewest_slots(&self, demand: &Demand, setting: &Setting, most_queued: f64) -> f64 {
-        let (mut low, mut high) = (0.0, setting.max_loras.min(demand.adapters));
+        let most = setting.max_loras.min(demand.adapters);
+        let (case, _, step_s) = self.settled(demand, setting);
+        let crowd = case.slots.crowd(step_s);
+        let mut guess = crowd.mean + USUALLY * crowd.variance.sqrt();
+        let (mut low, mut high) = (0.0, most);
         while high - low > 1.0 {
-            let max_loras = ((low + high) / 2.0).floor();
+            let max_loras = guess.floor().clamp(low + 1.0, high - 1.0);
             let setting = Setting {
                 max_loras,
                 ..*setting
@@ -77,8 +79,20 @@ impl Gpu {
             } else {
                 low = max_loras;
             }
+            guess = 0.5 * (low + high);
         }
         high
+    }
+
+    /// The question, what a full batch comes to, and the mean step.
+    fn settled<'a>(&'a self, demand: &'a Demand, setting: &'a Setting) -> (Case<'a>, Full, f64) {
+        let case = Case::new(self, demand, setting);
+        let full = case.full();
+        let full_step_s = case
+            .batch(case.limit.running, &full.all_served, 0.0, 1.0)
+            .step_s;
+        let step_s = case.operating_point(&full, full_step_s).batch.step_s;
+        (case, full, step_s)
     }
 }
 

@@ -10,15 +10,6 @@ const CROWDED: f64 = 0.9;
 /// Load and pressure that differ by less than this share bind alike: other slots gain no more.
 const ALIKE: f64 = 0.005;
 
-/// What makes a GPU full.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
-    /// The load at which it is.
-    pub load: f64,
-    /// One short of slots counts for so many times as full.
-    pub short: f64,
-}
-
 /// What binds, each over its limit.
 struct Parts {
     load: f64,
@@ -26,10 +17,10 @@ struct Parts {
 }
 
 impl Gpu {
-    /// How full a GPU is with the slots that are set.
+    /// How full a GPU is with the slots that are set, where such a load is full.
     #[must_use]
-    pub fn fullness(&self, demand: &Demand, setting: &Setting, limits: Limits) -> f64 {
-        let parts = self.parts(demand, setting, limits);
+    pub fn fullness(&self, demand: &Demand, setting: &Setting, limit: f64) -> f64 {
+        let parts = self.parts(demand, setting, limit);
         parts.load.max(parts.pressure)
     }
 
@@ -43,7 +34,7 @@ impl Gpu {
         &self,
         demand: &Demand,
         setting: &Setting,
-        limits: Limits,
+        limit: f64,
         kv_cache_tokens: &[u32],
     ) -> (f64, usize) {
         let with_slots = |slots: usize| Setting {
@@ -52,11 +43,11 @@ impl Gpu {
             ..*setting
         };
         let most = (demand.adapters as usize).min(kv_cache_tokens.len() - 1);
-        let mut best = (self.fullness(demand, &with_slots(most), limits), most);
+        let mut best = (self.fullness(demand, &with_slots(most), limit), most);
         let (mut low, mut high) = (0, most);
         while high - low > 1 {
             let middle = (low + high) / 2;
-            let Parts { load, pressure } = self.parts(demand, &with_slots(middle), limits);
+            let Parts { load, pressure } = self.parts(demand, &with_slots(middle), limit);
             let full = load.max(pressure);
             if (full, middle) < best {
                 best = (full, middle);
@@ -73,10 +64,9 @@ impl Gpu {
         best
     }
 
-    fn parts(&self, demand: &Demand, setting: &Setting, limits: Limits) -> Parts {
+    fn parts(&self, demand: &Demand, setting: &Setting, limit: f64) -> Parts {
         let state = self.solve(demand, setting);
         let is_short = setting.max_loras < demand.adapters;
-        let limit = limits.load / if is_short { limits.short } else { 1.0 };
         Parts {
             load: single(state.load) / limit,
             // With a slot each nobody waits for one, however busy they are.

@@ -46,26 +46,34 @@ impl StepPrices {
 /// steps let more requests gather, which is why they fluctuate less.
 const FLUCTUATION: f64 = 0.5;
 
-/// A table by tokens, each entry the mean over the entries near it: running requests fluctuate, and
+/// Tables by tokens, each entry the mean over the entries near it: running requests fluctuate, and
 /// prices have jumps (kernels change with the size of a batch) that means do not have.
+///
+/// # Panics
+/// If they are not of one length.
 #[must_use]
-pub fn over_fluctuations(table: &[f64]) -> Arc<[f64]> {
-    (0..table.len())
-        .map(|tokens| {
-            let deviation = (FLUCTUATION * (tokens as f64).sqrt()).max(FLUCTUATION);
-            let reach = (3.0 * deviation) as usize;
-            let first = tokens.saturating_sub(reach);
-            let near = &table[first..=(tokens + reach).min(table.len() - 1)];
-            let (mut sum, mut weights) = (0.0, 0.0);
-            for (at, price) in near.iter().enumerate() {
-                let score = ((first + at) as f64 - tokens as f64) / deviation;
-                let weight = (-0.5 * score * score).exp();
-                sum += weight * price;
-                weights += weight;
-            }
-            sum / weights
-        })
-        .collect()
+pub fn over_fluctuations<const N: usize>(tables: [&[f64]; N]) -> [Arc<[f64]>; N] {
+    let len = tables.first().map_or(0, |table| table.len());
+    assert!(tables.iter().all(|table| table.len() == len), "one length");
+    let mut means = tables.map(|_| Vec::with_capacity(len));
+    let mut near = Vec::new();
+    for tokens in 0..len {
+        let deviation = (FLUCTUATION * (tokens as f64).sqrt()).max(FLUCTUATION);
+        let reach = (3.0 * deviation) as usize;
+        let first = tokens.saturating_sub(reach);
+        near.clear();
+        near.extend((first..=(tokens + reach).min(len - 1)).map(|at| {
+            let score = (at as f64 - tokens as f64) / deviation;
+            (-0.5 * score * score).exp()
+        }));
+        let all: f64 = near.iter().sum();
+        for (table, means) in tables.iter().zip(&mut means) {
+            let prices = near.iter().zip(&table[first..]);
+            let sum: f64 = prices.map(|(weight, price)| weight * price).sum();
+            means.push(sum / all);
+        }
+    }
+    means.map(Into::into)
 }
 
 /// The front end in seconds.

@@ -169,7 +169,8 @@ fn features_are_finite_and_not_negative() {
 #[test]
 fn tables_are_smoothed_over_their_neighbours() {
     let jump: Vec<f64> = (0..400).map(|at| f64::from(u8::from(at >= 100))).collect();
-    let smooth = over_fluctuations(&jump);
+    let [smooth, same] = over_fluctuations([&jump, &jump]);
+    assert_eq!(smooth, same);
     assert!(smooth[60] < 1e-9 && smooth[140] > 1.0 - 1e-9, "{smooth:?}");
     assert!((smooth[100] - 0.5).abs() < 0.06, "{}", smooth[100]);
     assert!(smooth.windows(2).all(|pair| pair[0] <= pair[1] + 1e-12));
@@ -251,18 +252,14 @@ fn fewest_slots_are_enough_and_one_less_is_not() {
 fn least_full_is_no_fuller_than_with_a_slot_each() {
     let mut gpu = flat_gpu();
     gpu.step.slot = vec![0.0001; 2049].into();
-    let limits = Limits {
-        load: 0.93,
-        short: 1.0,
-    };
     let tokens = [1_000_000; 61];
-    let (full, slots) = gpu.least_full(&coming_and_going(), &setting(), limits, &tokens);
+    let (full, slots) = gpu.least_full(&coming_and_going(), &setting(), 0.93, &tokens);
     let with = |max_loras: f64| {
         let setting = Setting {
             max_loras,
             ..setting()
         };
-        gpu.fullness(&coming_and_going(), &setting, limits)
+        gpu.fullness(&coming_and_going(), &setting, 0.93)
     };
     assert_eq!(full, with(slots as f64));
     assert!(full <= with(60.0));
