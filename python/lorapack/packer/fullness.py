@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lorapack.packer.guide import Guide
-    from lorapack.twin.physics import WorkSums
-
-CROWDED = 0.9
-"""Pressure on slots that breaks a GPU as a load of 1 does: where the twin's cliffs lie, which are
-between 0.85 and 0.95 for GPUs short of slots, 0.95 and 1.05 for GPUs short of time."""
-
-ALIKE = 0.005
-"""Load and pressure that differ by less than this share bind alike: other slots gain no more."""
+    from lorapack.twin.physics import Fullness, WorkSums
 
 STEEPEST = 2.0
 """A count is at most multiplied by this from one question to the next."""
@@ -40,50 +33,40 @@ class LoadSlots:
 
     guide: Guide
     limit: float
+    _known: dict[int, Fullness] = field(default_factory=dict, repr=False, compare=False)
 
-    def holds(self, sums: WorkSums, n: int, rank: int) -> bool:
+    def holds(self, sums: WorkSums, rank: int) -> bool:
         """Whether a GPU is full at most."""
-        return self.slots(sums, n, rank) is not None
+        return self.slots(sums, rank) is not None
 
-    def expected(self, sums: WorkSums, n: int, rank: int) -> float:
+    def expected(self, sums: WorkSums, rank: int) -> float:
         """How full it is with the best slots."""
-        return self.least_full(sums, n, rank)[0]
+        return self.least_full(sums, sums.n_adapters, rank)[0]
 
-    def learn(self, sums: WorkSums, n: int, rank: int) -> None:
+    def learn(self, sums: WorkSums, rank: int) -> None:
         """Nothing: what physics says of a full GPU is 1."""
 
-    def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
+    def slots(self, sums: WorkSums, rank: int) -> int | None:
         """The best number of slots; an adapter alone was tried by the twin and may stay."""
-        if n and not self.guide.slot_limit(rank):
+        if sums.n_adapters and not self.guide.slot_limit(rank):
             return None
-        fullness, slots = self.least_full(sums, n, rank)
+        fullness, slots = self.least_full(sums, sums.n_adapters, rank)
         return slots if fullness <= 1.0 or sums.n_adapters == 1 else None
 
     def fullness(self, sums: WorkSums, slots: int, n: int, rank: int) -> float:
         """How full a GPU is by what binds it, its engine's time or its slots; 1 is full."""
-        return max(self._parts(sums, slots, n, rank))
+        assert n == sums.n_adapters, "sums count those that take a slot"
+        return self._at(rank).of(sums, slots)
 
     def least_full(self, sums: WorkSums, n: int, rank: int) -> tuple[float, int]:
-        """The fullness with the best number of slots, and that number.
+        """The fullness with the best number of slots, and that number."""
+        assert n == sums.n_adapters, "sums count those that take a slot"
+        return self._at(rank).least(sums)
 
-        Slots take engine time and relieve pressure: the best is where the two bind alike, or a slot
-        each, with which nobody waits for one.
-        """
-        most = min(n, self.guide.slot_limit(rank)) if n else 0
-        best = (self.fullness(sums, most, n, rank), most)
-        low, high = 0, most
-        while high - low > 1:
-            middle = (low + high) // 2
-            load, pressure = self._parts(sums, middle, n, rank)
-            best = min(best, (max(load, pressure), middle))
-            if abs(load - pressure) < ALIKE * load:
-                break
-            low, high = (middle, high) if pressure > load else (low, middle)
-        return best
-
-    def _parts(self, sums: WorkSums, slots: int, n: int, rank: int) -> tuple[float, float]:
-        load, pressure = self.guide.load_and_pressure(sums, slots, n, rank)
-        return load / self.limit, pressure / (CROWDED * self.limit)
+    def _at(self, rank: int) -> Fullness:
+        if rank not in self._known:
+            self._known[rank] = self.guide.fullness(rank, self.limit)
+        return self._known[rank]
 
 
 def full_at(fullness: Callable[[float], float]) -> float:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lorapack.packer.evaluate import Evaluator, SlotRule
     from lorapack.packer.placement import Item
     from lorapack.profile.profile import Profile
-    from lorapack.twin.physics import WorkSums
+    from lorapack.twin.physics import Fullness, WorkSums
     from lorapack.twin.service_level import ServiceLevel
 
 LOAD, PRESSURE = FEATURE_INDEX["load"], FEATURE_INDEX["slot_pressure"]
@@ -177,6 +177,12 @@ class Guide:
         slots = rule.slots(n, self.slot_limit(rank)) if n else 0
         load, pressure = self.load_and_pressure(sums, slots, n, rank)
         return load if pressure <= MOST_PRESSURE else SHORT_OF_SLOTS * pressure
+
+    def fullness(self, rank: int, load: float) -> Fullness:
+        """How full GPUs with slots of a rank are, such a load being full."""
+        return self._physics_at(rank).fullness(
+            load=load, kv_cache_tokens=self._capacity.table(rank)
+        )
 
     def _physics_at(self, rank: int) -> Physics:
         if rank not in self._physics:

@@ -298,30 +298,30 @@ class PredictedSlots:
         self._full = CAUTION * first_load(self.judge.slo)
         self._capacity = KvCapacity(self.profile, self.judge)
 
-    def holds(self, sums: WorkSums, n: int, rank: int) -> bool:
+    def holds(self, sums: WorkSums, rank: int) -> bool:
         """Whether the level is kept with the slots that held last, or with others."""
-        limit = self._limit(n, rank)
+        n, limit = sums.n_adapters, self._limit(sums, rank)
         if n and not limit:
             return False
         first = self._favoured.slots(n, limit)
         if self._holding(sums, rank, [first]):
             return True
-        others = self._rules(sums, n, rank)
+        others = self._rules(sums, rank)
         others.pop(first, None)
         holding = self._holding(sums, rank, list(others)) if others else []
         if holding:
             self._favoured = others[min(holding)[1]]
         return bool(holding)
 
-    def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
+    def slots(self, sums: WorkSums, rank: int) -> int | None:
         """The best number of slots: all worth trying are asked about in one batch.
 
         Then the best again, with the KV capacity that they really leave.
         """
-        if n and not self._limit(n, rank):
+        if sums.n_adapters and not self._limit(sums, rank):
             return None
         judge, profile = self.judge, self.profile
-        for _, slots in sorted(self._holding(sums, rank, list(self._rules(sums, n, rank)))):
+        for _, slots in sorted(self._holding(sums, rank, list(self._rules(sums, rank)))):
             tokens = judge.kv_cache_tokens(profile, slots, rank)
             question = Question(profile, sums, slots, rank, tokens)
             row = judge.row(question)
@@ -329,32 +329,32 @@ class PredictedSlots:
                 return slots
         return None
 
-    def expected(self, sums: WorkSums, n: int, rank: int) -> float:
+    def expected(self, sums: WorkSums, rank: int) -> float:
         """By physics, over what it said of the last GPU that was full."""
-        return self._said(sums, n, rank) / self._full
+        return self._said(sums, rank) / self._full
 
-    def learn(self, sums: WorkSums, n: int, rank: int) -> None:
+    def learn(self, sums: WorkSums, rank: int) -> None:
         """Remembers what physics says of a GPU that is full."""
-        self._full = max(self._said(sums, n, rank), LEAST_FULL)
+        self._full = max(self._said(sums, rank), LEAST_FULL)
 
-    def _said(self, sums: WorkSums, n: int, rank: int) -> float:
+    def _said(self, sums: WorkSums, rank: int) -> float:
         """The load with the favoured slots, or the pressure on them."""
-        limit = self._limit(n, rank)
-        slots = self._favoured.slots(n, limit) if limit else 0
+        limit = self._limit(sums, rank)
+        slots = self._favoured.slots(sums.n_adapters, limit) if limit else 0
         question = self._question(sums, slots, rank)
         row = self.judge.row(question)[0]
         return float(max(row[LOAD], row[PRESSURE])) if question.is_short else float(row[LOAD])
 
-    def _limit(self, n: int, rank: int) -> int:
+    def _limit(self, sums: WorkSums, rank: int) -> int:
         """The most slots with which the engine starts; 0 for the base model alone."""
-        return self._capacity.slot_limit(rank) if n else 0
+        return self._capacity.slot_limit(rank) if sums.n_adapters else 0
 
-    def _rules(self, sums: WorkSums, n: int, rank: int) -> dict[int, SlotRule]:
+    def _rules(self, sums: WorkSums, rank: int) -> dict[int, SlotRule]:
         """Numbers of slots worth trying, the likeliest first, and a rule that gives each.
 
         Among them the fewest for which nobody queues: each costs engine time, used or not.
         """
-        limit = self._limit(n, rank)
+        n, limit = sums.n_adapters, self._limit(sums, rank)
         rules = {rule.slots(n, limit): rule for rule in reversed(self.rules)}
         if n > 1:
             fewest = self.judge.fewest_slots(self._question(sums, min(n, limit), rank))

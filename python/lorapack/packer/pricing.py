@@ -19,6 +19,7 @@ from lorapack.packer.evaluate import max_lora_rank_for, slot_rules
 from lorapack.packer.fullness import LoadSlots, full_at, largest_count
 from lorapack.packer.guide import Guide, first_load
 from lorapack.packer.knots import Knots
+from lorapack.packer.works import WorkTable
 from lorapack.twin.physics import WorkSums
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from lorapack._native import Work
     from lorapack.packer.evaluate import Evaluator
     from lorapack.packer.placement import GpuPlacement, Item
     from lorapack.packer.problem import GpuKind
     from lorapack.packer.surface import Full
     from lorapack.packer.works import Works
+    from lorapack.twin.physics import WorkList
     from lorapack.twin.service_level import ServiceLevel
 
     Floats = NDArray[np.float64]
@@ -72,37 +73,29 @@ class GpuClass:
     Attributes:
         slots: Physics of the GPU.
         rank: The rank that its slots are made for.
-        items: All of them.
-        beliefs: What each item's rate is multiplied with.
-        works: What the items ask for at their own rates.
+        works: What all items ask for, at the rates that are believed.
     """
 
     slots: LoadSlots
     rank: int
-    items: Sequence[Item]
-    beliefs: Floats
-    works: Works
-    _scaled: dict[int, Work] = field(default_factory=dict, repr=False)
+    works: WorkList
 
-    def sums(self, places: Iterable[int]) -> WorkSums:
+    def sums(self, places: Sequence[int]) -> WorkSums:
         """What items ask for in all."""
         sums = WorkSums()
-        for place in places:
-            sums.add(self._work(place))
+        sums.add_of(self.works, places)
         return sums
 
     def sizes_beside(self, sums: WorkSums, places: Iterable[int]) -> Floats:
         """What each of some items adds to the fullness of a GPU that holds others."""
-        n = sums.n_adapters
-        before, slots = self.slots.least_full(sums, n, self.rank)
-        one_each = slots == n < self.slots.guide.slot_limit(self.rank)
+        before, slots = self.slots.least_full(sums, sums.n_adapters, self.rank)
+        one_each = slots == sums.n_adapters < self.slots.guide.slot_limit(self.rank)
         sizes = []
         for place in places:
-            work = self._work(place)
-            sums.add(work)
+            sums.add_of(self.works, [place])
             more = sums.n_adapters
             after = self.slots.fullness(sums, more if one_each else slots, more, self.rank)
-            sums.remove(work)
+            sums.remove_of(self.works, [place])
             sizes.append(after - before)
         return np.array(sizes)
 
@@ -126,12 +119,11 @@ class GpuClass:
         fullness(held)
         members: list[int] = [*kept, *order[:held].tolist()]
         for place in order[held + 1 : held + 1 + PASSED_OVER].tolist():
-            work = self._work(place)
-            sums.add(work)
+            sums.add_of(self.works, [place])
             if self._fullness(sums) <= 1.0:
                 members.append(place)
             else:
-                sums.remove(work)
+                sums.remove_of(self.works, [place])
         return members
 
     def _fullness_of_first(self, order: Places, sums: WorkSums) -> Callable[[int], float]:
@@ -145,10 +137,8 @@ class GpuClass:
 
         def fullness(count: int) -> float:
             nonlocal summed
-            for place in order[summed:count].tolist():
-                sums.add(self._work(place))
-            for place in order[count:summed].tolist():
-                sums.remove(self._work(place))
+            sums.add_of(self.works, order[summed:count].tolist())
+            sums.remove_of(self.works, order[count:summed].tolist())
             summed = count
             return self._fullness(sums)
 
@@ -156,14 +146,6 @@ class GpuClass:
 
     def _fullness(self, sums: WorkSums) -> float:
         return self.slots.least_full(sums, sums.n_adapters, self.rank)[0]
-
-    def _work(self, place: int) -> Work:
-        work = self._scaled.get(place)
-        if work is None:
-            load, profile = self.items[place].load, self.slots.guide.profile
-            work = self.works.work(load, profile, self.rank).at_rate(self.beliefs[place])
-            self._scaled[place] = work
-        return work
 
 
 @dataclass
@@ -275,8 +257,9 @@ def search_on_plan(
     beliefs = _beliefs(full, slots, works)
     own = {rank: max_lora_rank_for([i.load]) for rank, i in {i.load.rank: i for i in items}.items()}
     ranks = np.array([own[item.load.rank] for item in items])
+    table = WorkTable([item.load for item in items])
     classes = {
-        (id(kind), rank): GpuClass(slots[id(kind)], rank, items, beliefs, works)
+        (id(kind), rank): GpuClass(slots[id(kind)], rank, table.works(kind.profile, rank, beliefs))
         for kind in kinds
         for rank in np.unique(ranks).tolist()
         if slots[id(kind)].guide.slot_limit(rank)

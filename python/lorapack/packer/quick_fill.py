@@ -49,25 +49,24 @@ TOO_FULL = 2.0
 class Chooser(Protocol):
     """Says with which slots a GPU may be expected to hold."""
 
-    def holds(self, sums: WorkSums, n: int, rank: int) -> bool:
+    def holds(self, sums: WorkSums, rank: int) -> bool:
         """Whether it does with some slots.
 
         Args:
             sums: What its adapters ask for.
-            n: How many of them take a slot.
             rank: The rank that slots are made for.
         """
         ...
 
-    def slots(self, sums: WorkSums, n: int, rank: int) -> int | None:
+    def slots(self, sums: WorkSums, rank: int) -> int | None:
         """The best number of slots, asked with more care; None where it holds with none."""
         ...
 
-    def expected(self, sums: WorkSums, n: int, rank: int) -> float:
+    def expected(self, sums: WorkSums, rank: int) -> float:
         """How full it seems at a glance: about 1 where `holds` ends."""
         ...
 
-    def learn(self, sums: WorkSums, n: int, rank: int) -> None:
+    def learn(self, sums: WorkSums, rank: int) -> None:
         """Told of a GPU that is full, to which no more was to be added."""
         ...
 
@@ -132,7 +131,7 @@ class QuickFill:
         least, last = 1.0 + self.margin, gpus[-1]
         rank = last.max_lora_rank
         sums = self.works.sums(last.loads, self.kind.profile, rank, least)
-        fullness = min(self.chooser.expected(sums, sums.n_adapters, rank), 1.0)
+        fullness = min(self.chooser.expected(sums, rank), 1.0)
         slack = n_gpus / (len(gpus) - 1 + fullness)
         for share in SHARES:
             found = self._filled(ordered, least * slack**share, n_gpus)
@@ -285,13 +284,13 @@ class _Start:
                 break
             self._gallop(self._held + 1)
         if self._held < len(self.chosen):
-            self._chooser.learn(*self._sums_of(self._held), self._rank)
+            self._chooser.learn(self._sums_of(self._held), self._rank)
         return self._held
 
     def settle(self) -> int:
         """The best number of slots, for fewer items where those that seemed to hold do not."""
         while True:
-            slots = self._chooser.slots(*self._sums_of(self._held), self._rank)
+            slots = self._chooser.slots(self._sums_of(self._held), self._rank)
             if slots is not None:
                 return slots
             if self._held == 1:
@@ -335,7 +334,7 @@ class _Start:
         if self._held == len(self.chosen):
             return False
         broke = self.chosen[self._held]
-        if self.filling.rate_rps(broke) <= LARGE * self._sums_of(self._held)[0].rate_rps:
+        if self.filling.rate_rps(broke) <= LARGE * self._sums_of(self._held).rate_rps:
             return False
         found = self._first_that_fits(self.seen.index(broke) + 1)
         if found is None:
@@ -377,10 +376,10 @@ class _Start:
 
     def _fits(self, index: int) -> bool:
         """Whether one more item is expected to hold beside what is held."""
-        sums, _ = self._sums_of(self._held)
+        sums = self._sums_of(self._held)
         place = [self._at(index)]
         sums.add_of(self._works, place)
-        fits = self._chooser.holds(sums, sums.n_adapters, self._rank)
+        fits = self._chooser.holds(sums, self._rank)
         sums.remove_of(self._works, place)
         return fits
 
@@ -412,22 +411,22 @@ class _Start:
                 joining.append(place)
         return joining
 
-    def _sums_of(self, count: int) -> tuple[WorkSums, int]:
-        """What the first so many ask for, and how many of them take a slot."""
+    def _sums_of(self, count: int) -> WorkSums:
+        """What the first so many ask for."""
         sums = self._sums
         if count > self._summed:
             sums.add_of(self._works, self.chosen[self._summed : count])
         elif count < self._summed:
             sums.remove_of(self._works, self.chosen[count : self._summed])
         self._summed = count
-        return sums, sums.n_adapters
+        return sums
 
     def _holds(self, count: int) -> bool:
         """Whether the first so many hold with some slots."""
-        return self._chooser.holds(*self._sums_of(count), self._rank)
+        return self._chooser.holds(self._sums_of(count), self._rank)
 
     def _expected(self, count: int) -> float:
         """How full the first so many seem; too full where there are not so many."""
         if self._look(count) < count:
             return TOO_FULL
-        return self._chooser.expected(*self._sums_of(count), self._rank)
+        return self._chooser.expected(self._sums_of(count), self._rank)

@@ -139,17 +139,17 @@ class Room:
     def __init__(self) -> None:
         self.questions = 0
 
-    def slots(self, sums, n, rank):
-        return n if self.holds(sums, n, rank) else None
+    def slots(self, sums, rank):
+        return sums.n_adapters if self.holds(sums, rank) else None
 
-    def holds(self, sums, n, rank):
+    def holds(self, sums, rank):
         self.questions += 1
         return self.rate_of(sums) <= 10.0 + 1e-9
 
-    def expected(self, sums, n, rank):
+    def expected(self, sums, rank):
         return self.rate_of(sums) / 10.0
 
-    def learn(self, sums, n, rank):
+    def learn(self, sums, rank):
         pass
 
     def rate_of(self, sums):
@@ -208,7 +208,7 @@ def test_slack_of_the_last_gpu_is_shared_out(more: int) -> None:
 
     def fullness(gpu: GpuPlacement) -> float:
         sums = filling.works.sums(gpu.loads, PROFILE, gpu.max_lora_rank)
-        return slots.expected(sums, sums.n_adapters, gpu.max_lora_rank)
+        return slots.expected(sums, gpu.max_lora_rank)
 
     assert sorted(item.name for gpu in gpus for item in gpu.items) == [
         item.name for item in sorted(items, key=lambda item: item.name)

@@ -184,8 +184,8 @@ class Doubtful(PredictedSlots):
 
     most = 50
 
-    def slots(self, sums, n, rank):
-        return super().slots(sums, n, rank) if n <= self.most else None
+    def slots(self, sums, rank):
+        return super().slots(sums, rank) if sums.n_adapters <= self.most else None
 
 
 def test_fewer_are_taken_where_those_that_seemed_to_hold_do_not() -> None:

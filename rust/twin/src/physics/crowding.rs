@@ -25,8 +25,13 @@ const PARTS: usize = 6;
 /// ever are.
 const LONGEST: f64 = 16.0;
 
-/// Deviations above the mean at which fewest slots are looked for first.
-const USUALLY: f64 = 2.5;
+/// Deviations above the mean that fewest slots are looked for at first, over those of independent
+/// coins.
+const FURTHER: f64 = 1.3;
+
+/// Shares looked at, at most, for the fewest slots, which are found to such a share of themselves.
+const MOST_TRIES: usize = 12;
+const NEAR: f64 = 0.01;
 
 /// Halvings between it and the mean step.
 const HALVINGS: usize = 12;
@@ -60,28 +65,45 @@ impl Gpu {
     }
 
     /// The fewest slots with which no more than so many requests find all in use, as
-    /// [`Gpu::queued_share`] has it; as many as are set where fewer do not do.
+    /// [`Gpu::queued_share`] has it, to a hundredth; as many as are set where fewer do not do.
     #[must_use]
     pub fn fewest_slots(&self, demand: &Demand, setting: &Setting, most_queued: f64) -> f64 {
-        let most = setting.max_loras.min(demand.adapters);
         let (case, _, step_s) = self.settled(demand, setting);
         let crowd = case.slots.crowd(step_s);
-        let mut guess = crowd.mean + USUALLY * crowd.variance.sqrt();
-        let (mut low, mut high) = (0.0, most);
-        while high - low > 1.0 {
-            let max_loras = guess.floor().clamp(low + 1.0, high - 1.0);
+        let most = setting.max_loras.min(demand.adapters);
+        // In deviations above the mean the share is nearly a straight line in the slots.
+        let deviations = |share: f64| {
+            let tail = 2.0 * share / crowd.begun_share.max(1e-300);
+            (-2.0 * tail.clamp(1e-300, 1.0).ln()).sqrt()
+        };
+        let wanted = deviations(most_queued);
+        let (mut low, mut high) = ((crowd.mean.min(most), 0.0), None);
+        let (mut below, mut above) = (0.0, most);
+        let mut guess = crowd.mean + FURTHER * wanted * crowd.variance.sqrt();
+        for _ in 0..MOST_TRIES {
+            if above - below <= 1.0_f64.max(NEAR * above) {
+                break;
+            }
+            let max_loras = guess.round().clamp(below + 1.0, above - 1.0);
             let setting = Setting {
                 max_loras,
                 ..*setting
             };
-            if self.queued_share(demand, &setting) <= most_queued {
-                high = max_loras;
+            let share = self.queued_share(demand, &setting);
+            let here = (max_loras, deviations(share));
+            if share <= most_queued {
+                (above, high) = (max_loras, Some(here));
             } else {
-                low = max_loras;
+                (below, low) = (max_loras, here);
             }
-            guess = 0.5 * (low + high);
+            guess = match high {
+                Some(high) if high.1 > low.1 => {
+                    low.0 + (wanted - low.1) * (high.0 - low.0) / (high.1 - low.1)
+                }
+                _ => 0.5 * (below + above),
+            };
         }
-        high
+        above
     }
 
     /// The question, what a full batch comes to, and the mean step.

@@ -10,18 +10,21 @@ const CROWDED: f64 = 0.9;
 /// Load and pressure that differ by less than this share bind alike: other slots gain no more.
 const ALIKE: f64 = 0.005;
 
+/// Of either: a GPU without traffic.
+const LEAST: f64 = 1e-9;
+
 /// What binds, each over its limit.
 struct Parts {
     load: f64,
     pressure: f64,
+    is_short: bool,
 }
 
 impl Gpu {
     /// How full a GPU is with the slots that are set, where such a load is full.
     #[must_use]
     pub fn fullness(&self, demand: &Demand, setting: &Setting, limit: f64) -> f64 {
-        let parts = self.parts(demand, setting, limit);
-        parts.load.max(parts.pressure)
+        self.parts(demand, setting, limit).fullness()
     }
 
     /// The fullness with the best number of slots, and that number.
@@ -43,39 +46,58 @@ impl Gpu {
             ..*setting
         };
         let most = (demand.adapters as usize).min(kv_cache_tokens.len() - 1);
-        let mut best = (self.fullness(demand, &with_slots(most), limit), most);
-        let (mut low, mut high) = (0, most);
-        while high - low > 1 {
-            let middle = (low + high) / 2;
-            let Parts { load, pressure } = self.parts(demand, &with_slots(middle), limit);
-            let full = load.max(pressure);
-            if (full, middle) < best {
-                best = (full, middle);
+        let at_most = self.parts(demand, &with_slots(most), limit);
+        let mut best = (at_most.fullness(), most);
+        // On logarithms, pressure over load is nearly a straight line in the slots.
+        let mut high = ((most as f64).ln(), at_most.tilt());
+        let (mut above, mut below, mut low) = (most, 0, None);
+        while above - below > 1 && high.1 < 0.0 {
+            let crossing = match low {
+                None => high.0 + high.1,
+                Some((at, tilt)) => at + tilt * (high.0 - at) / (tilt - high.1),
+            };
+            let middle = (crossing.exp().round() as usize).clamp(below + 1, above - 1);
+            let parts = self.parts(demand, &with_slots(middle), limit);
+            if (parts.fullness(), middle) < best {
+                best = (parts.fullness(), middle);
             }
-            if (load - pressure).abs() < ALIKE * load {
+            let tilt = parts.tilt();
+            if tilt.abs() < ALIKE {
                 break;
             }
-            (low, high) = if pressure > load {
-                (middle, high)
+            let here = ((middle as f64).ln(), tilt);
+            if tilt > 0.0 {
+                (below, low) = (middle, Some(here));
             } else {
-                (low, middle)
-            };
+                (above, high) = (middle, here);
+            }
         }
         best
     }
 
     fn parts(&self, demand: &Demand, setting: &Setting, limit: f64) -> Parts {
         let state = self.solve(demand, setting);
-        let is_short = setting.max_loras < demand.adapters;
         Parts {
             load: single(state.load) / limit,
-            // With a slot each nobody waits for one, however busy they are.
-            pressure: if is_short {
-                single(state.slot_pressure) / (CROWDED * limit)
-            } else {
-                0.0
-            },
+            pressure: single(state.slot_pressure) / (CROWDED * limit),
+            is_short: setting.max_loras < demand.adapters,
         }
+    }
+}
+
+impl Parts {
+    fn fullness(&self) -> f64 {
+        // With a slot each nobody waits for one, however busy they are.
+        if self.is_short {
+            self.load.max(self.pressure)
+        } else {
+            self.load
+        }
+    }
+
+    /// How far pressure is above load, on logarithms.
+    fn tilt(&self) -> f64 {
+        (self.pressure.max(LEAST) / self.load.max(LEAST)).ln()
     }
 }
 

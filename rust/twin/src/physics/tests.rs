@@ -246,6 +246,8 @@ fn fewest_slots_are_enough_and_one_less_is_not() {
     assert!(fewest > 6.0 && fewest < 20.0, "{fewest}");
     assert!(share(fewest) <= 0.01 && share(fewest - 1.0) > 0.01);
     assert_eq!(gpu.fewest_slots(&demand, &most, 0.0), 40.0);
+    // Anything goes: as many as are wanted on average, or fewer.
+    assert!(gpu.fewest_slots(&demand, &most, 1.0) <= 6.0);
 }
 
 #[test]
