@@ -42,6 +42,9 @@ HALVINGS = 10
 NARROWEST, WIDEST = 0.9, 2.0
 """That factor is looked for between these: below, there is no room for all."""
 
+ROUGHLY = 1.005
+"""A number of GPUs that is short by less may do: sizes are known to half a per cent."""
+
 SETTLED = 0.01
 """Where what all GPUs are filled changes by less than this share, the next round would be alike."""
 
@@ -159,7 +162,7 @@ class Balance:
             learnt = self._learn(*level, self._hour)
             total = self._total = sum(size for _, size in learnt)
             worst = min(held for held, _ in learnt)
-            fits = total * self._aim <= n_gpus
+            fits = total * self._aim <= ROUGHLY * n_gpus
             if fits and worst >= most:
                 best, most = level[0], worst
             even = 1.0 + EVEN_SHARE * (n_gpus / total - 1.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from lorapack.packer.balance import ROUGHLY
 from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.fullness import LoadSlots
 from lorapack.packer.guide import Guide, first_load
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
 ROUNDS = 10
 """Times items are moved."""
-
-HOPELESS = 1.005
-"""So many times the GPUs there are will not do: sizes are known to half a per cent."""
 
 FAILED = 1.002
 """A GPU that failed is this full at least."""
@@ -87,7 +85,7 @@ class EvenOut:
         rooms = self._judged(self._rooms(gpus))
         failing = self._failing(rooms)
         for _ in range(ROUNDS):
-            if not failing or _need(rooms) > HOPELESS * len(rooms):
+            if not failing or _need(rooms) > ROUGHLY * len(rooms):
                 break
             for i in failing:
                 rooms[i].full = max(rooms[i].full, FAILED)

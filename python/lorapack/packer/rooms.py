@@ -3,6 +3,7 @@
 What a GPU's items add up to is scaled so that physics says full where the twin said so. A move goes
 where the item adds least for what it frees. Where nobody has room whose slots are large enough, the
 item is handed on: to a full GPU with such slots that holds some of lower rank, which then give way.
+And where a GPU has time left but no slot, a hot item comes in for a cold one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from lorapack.packer.fullness import full_at
 from lorapack.packer.placement import apart
 from lorapack.packer.problem import serves
+from lorapack.packer.verify import short_of_slots
 from lorapack.twin.physics import WorkSums
 
 if TYPE_CHECKING:
@@ -43,6 +45,12 @@ TINY = 1e-9
 
 JUST_FULL = 0.999
 """GPUs take items up to here, where nobody has more room."""
+
+ROOMY = 0.97
+"""GPUs less full than this have time left that is worth a swap."""
+
+LEAST_FREED = 1e-4
+"""A swap that frees less gets nowhere."""
 
 MOST_ASKED = 4
 """GPUs that an item is handed to before it stays."""
@@ -131,6 +139,16 @@ class Room:
         full = self.slots_of.fullness(self._sums, n if one_each else self.slots, n, self.rank)
         self._sums.remove(work)
         return max(full - self.full, self._least(item))
+
+    def added_for(self, item: Item, other: Item) -> float:
+        """What an item would add in place of one of its own."""
+        come, gone = self._work(item), self._work(other)
+        self._sums.add(come)
+        self._sums.remove(gone)
+        full = self.slots_of.fullness(self._sums, self.slots, self._sums.n_adapters, self.rank)
+        self._sums.add(gone)
+        self._sums.remove(come)
+        return full - self.full
 
     def freed(self, item: Item) -> float:
         """What one of its items less would free."""
@@ -224,8 +242,33 @@ class _Moves:
             )
             if found is not None:
                 self._make(found[0], place, found[1])
-            elif not self._hand_on(place, goal, below):
+            elif not (self._swap(place) or self._hand_on(place, goal, below)):
                 return self.rooms[place].full <= JUST_FULL
+        return True
+
+    def _swap(self, place: int) -> bool:
+        """Lets a hot item go to a GPU that has time left, for the coldest of its own."""
+        own = self.rooms[place]
+        if short_of_slots(own.gpu) or own.full <= JUST_FULL:
+            return False
+        best: tuple[float, Item, int, Item] | None = None
+        for other, room in enumerate(self.rooms):
+            if other == place or room.full >= ROOMY or room.rank > own.rank:
+                continue
+            cold = min(room.items, key=lambda item: (item.load.rate_rps, item.name))
+            for item in self._looked_at(own, ANY_RANK) if own.may_take(cold) else ():
+                if item.load.rate_rps <= cold.load.rate_rps or not room.may_take(item):
+                    continue
+                added, freed = room.added_for(item, cold), -own.added_for(cold, item)
+                if freed < LEAST_FREED or room.full + added > JUST_FULL:
+                    continue
+                if best is None or added / freed < best[0]:
+                    best = (added / freed, item, other, cold)
+        if best is None:
+            return False
+        _, item, other, cold = best
+        self._make(item, place, other)
+        self._make(cold, other, place)
         return True
 
     def _hand_on(self, place: int, goal: float, below: int) -> bool:
@@ -265,7 +308,7 @@ class _Moves:
         for item in self._looked_at(own, below):
             freed = min(own.freed(item), TOO_LARGE * (own.full - goal))
             for other, room in enumerate(self.rooms):
-                suits = room.full < most if most < math.inf else room.holds_below(item.load.rank)
+                suits = room.full < most if most < math.inf else self._gives_way(other, item)
                 if other == place or other in shut or not suits or not room.may_take(item):
                     continue
                 added = room.added(item)
@@ -273,6 +316,15 @@ class _Moves:
                 if room.full + added <= most and (best is None or cost < best[0]):
                     best = (cost, item, other)
         return None if best is None else best[1:]
+
+    def _gives_way(self, place: int, item: Item) -> bool:
+        """Whether a full GPU might let go of something else for an item."""
+        own = self.rooms[place]
+        return own.holds_below(item.load.rank) or any(
+            room.full < ROOMY and room.rank == own.rank
+            for other, room in enumerate(self.rooms)
+            if other != place
+        )
 
     def _looked_at(self, own: Room, below: int) -> list[Item]:
         items = [item for item in own.items if item.load.rank < below and item.load.rate_rps > 0.0]

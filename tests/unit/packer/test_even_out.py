@@ -113,6 +113,18 @@ def test_where_only_low_ranks_have_room_items_are_handed_on() -> None:
     assert names(gpus) == names([high, mixed, low])
 
 
+def test_hot_items_are_swapped_in_where_there_is_time_but_no_slot() -> None:
+    hot, cold = gpu("h", 64, 10, 1.0), gpu("l", 64, 64, 0.25)
+    rooms = rooms_of([hot, cold], [1.05, 0.9])
+    assert rooms[1].slots == 4096 // 64, "the evaluator starts with no slot more"
+    relieve(rooms, [0], 0.98)
+    gpus = [room.moved() for room in rooms]
+    assert all(room.full <= 1.0 for room in rooms)
+    assert any(item.name.startswith("h") for item in gpus[1].items)
+    assert len(gpus[1].items) == 64
+    assert names(gpus) == names([hot, cold])
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([8, 16, 64]), st.integers(1, 30)), min_size=2, max_size=5)
