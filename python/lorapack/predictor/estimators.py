@@ -85,10 +85,10 @@ class PhasedMLP(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         hidden_layer_sizes: tuple[int, ...] = (96, 48),
-        rates: tuple[float, ...] = (2e-3, 5e-4, 1e-4),
+        rates: tuple[float, ...] = (4e-3, 1e-3, 1.5e-4),
         epochs: tuple[int, ...] = (90, 60, 45),
         rough_epochs: tuple[int, ...] = (40, 20, 10),
-        batch_size: int = 128,
+        batch_size: int = 256,
         alpha: float = 0.5,
         random_state: int = 0,
     ) -> None:
