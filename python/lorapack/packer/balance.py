@@ -19,11 +19,19 @@ from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.fullness import LoadSlots, full_at
 from lorapack.packer.greedy import HoldsNowhere, too_few
 from lorapack.packer.guide import Guide, first_load
-from lorapack.packer.margins import LADDER, TOP, WITHIN, WORST_OF_SEEDS, breaks_at, most_traffic
+from lorapack.packer.margins import (
+    CROWDED_HEADROOM,
+    HEADROOM,
+    LADDER,
+    TOP,
+    WITHIN,
+    WORST_OF_SEEDS,
+    breaks_at,
+    most_traffic,
+)
 from lorapack.packer.placement import item_order
 from lorapack.packer.quick_fill import QuickFill
-from lorapack.packer.settings import SEED_MARGIN
-from lorapack.packer.verify import CROWDED_MARGIN, short_of_slots
+from lorapack.packer.verify import short_of_slots
 from lorapack.twin.physics import WorkSums
 
 if TYPE_CHECKING:
@@ -64,7 +72,7 @@ SUSPECTS = 2
 LARGE = 0.3
 """An item that fills less of a GPU than this does not break it alone."""
 
-SHORT = (1.0 + CROWDED_MARGIN) / (1.0 + SEED_MARGIN)
+SHORT = (1.0 + CROWDED_HEADROOM) / (1.0 + HEADROOM)
 """GPUs short of slots are to hold so many times the traffic: where they break varies twice as much
 from seed to seed."""
 

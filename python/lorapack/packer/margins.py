@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from lorapack.packer.placement import GpuPlacement
     from lorapack.packer.verify import Judges
 
-ROUNDED = 1e-9
-"""Numbers as near to a rung lie on it."""
+HEADROOM, CROWDED_HEADROOM = 0.025, 0.045
+"""What the GPUs of a plan are to hold above their traffic on every verifying seed, those short of
+slots in the second place: where such a GPU breaks varies twice as much from seed to seed."""
 
 LADDER = (
     *(percent / 100 for percent in range(60, 100, 2)),
-    *(percent / 100 for percent in range(100, 131)),
+    *sorted([*(percent / 100 for percent in range(100, 131)), 1 + HEADROOM, 1 + CROWDED_HEADROOM]),
     *(1.35, 1.4, 1.5, 1.75, 2.0),
 )
 """Multiples of the planned traffic that are asked about."""
@@ -91,11 +92,6 @@ def hold_at(gpus: Sequence[GpuPlacement], judges: Judges, factors: Sequence[floa
         known[i] = (asked[i], broke) if holds else (held, asked[i])
     judges.rungs.update(zip(gpus, known, strict=True))
     return [held >= rung for rung, (held, _) in zip(rungs, known, strict=True)]
-
-
-def rung_above(factor: float) -> float:
-    """The least number of `LADDER` that is no smaller."""
-    return LADDER[min(bisect_left(LADDER, factor - ROUNDED), TOP)]
 
 
 def _next_rung(held: int, broke: int, first: int, step: int) -> int:

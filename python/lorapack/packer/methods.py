@@ -24,6 +24,7 @@ from lorapack.packer.bound import request_prices_s
 from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.greedy import Greedy
 from lorapack.packer.greedy_paper import GreedyPaper
+from lorapack.packer.margins import HEADROOM
 from lorapack.packer.placement import item_order
 from lorapack.packer.predicted import PredictedJudge, PredictedSlots
 from lorapack.packer.quick_fill import QuickFill, is_plain
@@ -102,7 +103,7 @@ def _placed_quickly(
         return fill.place(items, problem.n_gpus, problem.spare_gpus)
     if not is_balanced(problem, (kind,), items):
         return None
-    balance = Balance(kind, steer, settings.seed_margin)
+    balance = Balance(kind, steer, HEADROOM)
     if problem.objective == "latency" and problem.n_gpus is not None:
         return balance.over(items, min(problem.n_gpus, len(items)))
     return balance.fewest(items, problem.n_gpus, settings.more_gpus + problem.spare_gpus)

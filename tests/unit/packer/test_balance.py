@@ -21,7 +21,6 @@ from lorapack.packer.margins import (
     hold_at,
     most_traffic,
     next_rung,
-    rung_above,
 )
 from lorapack.packer.methods import is_balanced
 from lorapack.packer.placement import GpuPlacement, whole
@@ -102,11 +101,6 @@ def test_what_was_seen_to_hold_is_not_asked_again() -> None:
     assert len(asked.level.asked) == n_asked
     assert hold_at(gpus, asked, [1.05, 1.01]) == [True, True]
     assert most_traffic(gpus, asked) == [LADDER.index(1.11), LADDER.index(1.01)]
-
-
-@pytest.mark.parametrize(("factor", "rung"), [(1.03, 1.03), (1.0301, 1.04), (0.1, 0.6), (9, 2.0)])
-def test_rung_above_is_the_next_number_asked_about(factor: float, rung: float) -> None:
-    assert rung_above(factor) == rung
 
 
 @pytest.mark.parametrize("breaks", [0.5, 1.0, 2.2])

@@ -13,6 +13,7 @@ from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.even_out import EvenOut
 from lorapack.packer.fullness import LoadSlots
 from lorapack.packer.guide import Guide
+from lorapack.packer.margins import HEADROOM
 from lorapack.packer.placement import GpuPlacement, Item, apart, whole
 from lorapack.packer.pool import kind_of
 from lorapack.packer.rooms import Room, relieve
@@ -45,17 +46,17 @@ def test_items_leave_what_fails_for_where_there_is_room() -> None:
     gpus = [gpu("a", 8, 38), gpu("b", 8, 20), gpu("c", 8, 30)]
     steer, proof = judges(), judges()
     assert load_of(gpus[0].trial()) > 1
-    found = EvenOut(steer, proof, 0.03).even(gpus)
+    found = EvenOut(steer, proof).even(gpus)
     assert found.holds
     assert names(found.gpus) == names(gpus)
-    assert all(1.03 * load_of(own.trial()) <= 1 + 1e-9 for own in found.gpus)
+    assert all((1 + HEADROOM) * load_of(own.trial()) <= 1 + 1e-9 for own in found.gpus)
     assert found.gpus[2] == gpus[2], "what holds and has no room is left alone"
     assert 2.0 < found.need < 3.0
 
 
 def test_what_two_gpus_hold_is_not_spread_over_one() -> None:
     gpus = [gpu("a", 8, 38), gpu("b", 8, 36)]
-    found = EvenOut(judges(), judges(), 0.03).even(gpus)
+    found = EvenOut(judges(), judges()).even(gpus)
     assert not found.holds
     assert found.need > 2.0
     assert names(found.gpus) == names(gpus)
@@ -63,16 +64,16 @@ def test_what_two_gpus_hold_is_not_spread_over_one() -> None:
 
 def test_verifying_judges_have_the_last_word() -> None:
     gpus = [gpu("a", 8, 33), gpu("b", 8, 33), gpu("c", 8, 20)]
-    assert EvenOut(judges(), judges(), 0.03).even(gpus).gpus == gpus
+    assert EvenOut(judges(), judges()).even(gpus).gpus == gpus
     proof = judges(dearer=1.1)
-    found = EvenOut(judges(), proof, 0.03).even(gpus)
+    found = EvenOut(judges(), proof).even(gpus)
     assert found.holds
-    assert all(v.holds for v in proof.level.judge([own.trial(1.03) for own in found.gpus]))
+    assert all(v.holds for v in proof.level.judge([own.trial(1 + HEADROOM) for own in found.gpus]))
 
 
 def test_gpu_that_lacks_slots_is_given_some_before_it_is_relieved() -> None:
     gpus = [gpu("a", 8, 40, 0.1, slots=18), gpu("b", 8, 20)]
-    found = EvenOut(judges(), judges(), 0.03).even(gpus)
+    found = EvenOut(judges(), judges()).even(gpus)
     assert found.holds
     assert found.gpus[0].items == gpus[0].items
     assert 20 <= found.gpus[0].max_loras < 40
