@@ -1,7 +1,7 @@
 """Items moved between GPUs until each holds what its proof asks, as the verifying twin says itself.
 
 A GPU is to hold some more than its traffic on every verifying seed, since another seed may be
-worse. Most hold more than they must, and so much fewer fail on a fourth seed than would at the edge.
+worse. Most hold more than they must, so that fewer fail on a fourth seed than would at the edge.
 """
 
 from __future__ import annotations
