@@ -223,12 +223,13 @@ class _Filling:
     table: WorkTable
     factors: Sequence[float]
     ranks: list[int] = field(init=False)
-    keeps_apart: bool = field(init=False)
+    apart: dict[int, tuple[str, ...]] = field(init=False)
     _works: dict[int, WorkList] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ranks = [item.load.rank for item in self.items]
-        self.keeps_apart = any(map(apart, self.items))
+        groups = map(apart, self.items)
+        self.apart = {place: own for place, own in enumerate(groups) if own}
 
     def works(self, rank: int) -> WorkList:
         """What the items ask of a GPU with slots of a rank."""
@@ -300,8 +301,12 @@ class _Start:
     def take(self) -> tuple[Item, ...]:
         """Those that hold; the others go back where they came from."""
         taken = self.chosen[: self._held]
-        gone = set(taken)
-        self.left.extend(place for place in reversed(self.seen) if place not in gone)
+        if taken == self.seen[: self._held]:
+            back = self.seen[self._held :]
+        else:
+            gone = set(taken)
+            back = [place for place in self.seen if place not in gone]
+        self.left += reversed(back)
         return tuple(self.filling.items[place] for place in taken)
 
     def _gallop(self, guess: int) -> None:
@@ -340,7 +345,7 @@ class _Start:
         if found is None:
             return False
         self.chosen[self._held :] = []
-        self._groups = {g for place in self.chosen for g in apart(self.filling.items[place])}
+        self._groups = {g for place in self.chosen for g in self.filling.apart.get(place, ())}
         self._see(found + 1)
         self._next = found
         return True
@@ -391,7 +396,7 @@ class _Start:
             if not found:
                 break
             self._next += len(found)
-            self.chosen += self._joining(found) if self.filling.keeps_apart else found
+            self.chosen += self._joining(found) if self.filling.apart else found
         return min(count, len(self.chosen))
 
     def _see(self, count: int) -> None:
@@ -403,9 +408,9 @@ class _Start:
 
     def _joining(self, places: Sequence[int]) -> list[int]:
         """Those that may share the GPU with the chosen and each other, who then are chosen."""
-        joining = []
+        joining, apart_of = [], self.filling.apart
         for place in places:
-            groups = apart(self.filling.items[place])
+            groups = apart_of.get(place, ())
             if self._groups.isdisjoint(groups):
                 self._groups.update(groups)
                 joining.append(place)

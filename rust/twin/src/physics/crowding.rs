@@ -33,8 +33,9 @@ const FURTHER: f64 = 1.3;
 const MOST_TRIES: usize = 12;
 const NEAR: f64 = 0.01;
 
-/// Halvings between it and the mean step.
-const HALVINGS: usize = 12;
+/// Chords drawn between it and the mean step, at most, and how near full slots they are to end.
+const CHORDS: usize = 12;
+const CLOSE: f64 = 0.002;
 
 impl Gpu {
     /// Share of the requests that find all slots in use when their adapter comes for one, at most.
@@ -45,27 +46,27 @@ impl Gpu {
         }
         let (case, full, step_s) = self.settled(demand, setting);
         let crowd = case.slots.crowd(step_s);
-        let Some(end_s) = step_of_full_slots(&case, step_s) else {
+        let Some(end_s) = step_of_full_slots(&case, step_s, &crowd) else {
             return 0.0;
         };
         let ratio = (end_s / step_s).powf(1.0 / PARTS as f64);
-        let (mut sum, mut below, mut at_s) = (0.0, crowd.mean, step_s);
+        // By trapezoids; from the mean itself nothing is drawn back.
+        let (mut sum, mut below, mut pull_below, mut at_s) = (0.0, crowd.mean, 0.0, step_s);
         for _ in 0..PARTS {
-            let (middle_s, next_s) = (at_s * ratio.sqrt(), at_s * ratio);
-            let here = case.slots.crowd(middle_s);
-            let drawn_to = case
-                .slots
-                .crowd(case.point(&full, middle_s).batch.step_s)
-                .mean;
-            let next = case.slots.crowd(next_s).mean;
-            sum += (here.mean - drawn_to).max(0.0) / here.variance.max(1e-9) * (next - below);
-            (below, at_s) = (next, next_s);
+            at_s *= ratio;
+            let here = case.slots.crowd(at_s);
+            let answer_s = case.point(&full, at_s).batch.step_s;
+            let drawn_to = case.slots.crowd(answer_s).mean;
+            let pull = (here.mean - drawn_to).max(0.0) / here.variance.max(1e-9);
+            sum += 0.5 * (pull_below + pull) * (here.mean - below).max(0.0);
+            (below, pull_below) = (here.mean, pull);
         }
         crowd.begun_share * 0.5 * (-sum).exp()
     }
 
     /// The fewest slots with which no more than so many requests find all in use, as
-    /// [`Gpu::queued_share`] has it, to a hundredth; as many as are set where fewer do not do.
+    /// [`Gpu::queued_share`] has it, to a hundredth, and no fewer than are wanted on average; as many
+    /// as are set where fewer do not do.
     #[must_use]
     pub fn fewest_slots(&self, demand: &Demand, setting: &Setting, most_queued: f64) -> f64 {
         let (case, _, step_s) = self.settled(demand, setting);
@@ -78,8 +79,12 @@ impl Gpu {
         };
         let wanted = deviations(most_queued);
         let (mut low, mut high) = ((crowd.mean.min(most), 0.0), None);
-        let (mut below, mut above) = (0.0, most);
+        // With fewer than are wanted on average, a queue is certain.
+        let (mut below, mut above) = (crowd.mean.floor().min(most - 1.0), most);
         let mut guess = crowd.mean + FURTHER * wanted * crowd.variance.sqrt();
+        if 0.5 * crowd.begun_share <= most_queued {
+            return below + 1.0;
+        }
         for _ in 0..MOST_TRIES {
             if above - below <= 1.0_f64.max(NEAR * above) {
                 break;
@@ -118,24 +123,35 @@ impl Gpu {
     }
 }
 
-/// The step at which as many slots are wanted as there are; the mean step where that is past it.
-fn step_of_full_slots(case: &Case<'_>, step_s: f64) -> Option<f64> {
-    let wanted = |step_s: f64| -> f64 {
-        let Crowd { mean, .. } = case.slots.crowd(step_s);
-        mean
-    };
+/// The step at which as many slots are wanted as there are, from the mean one on; none where that
+/// is out of reach.
+fn step_of_full_slots(case: &Case<'_>, step_s: f64, crowd: &Crowd) -> Option<f64> {
     let slots = case.setting.max_loras;
-    if wanted(LONGEST * step_s) < slots {
+    if crowd.mean >= slots {
+        return Some(step_s);
+    }
+    let (mut low, mut high) = ((0.0, crowd.mean), (LONGEST.ln(), f64::NAN));
+    high.1 = case.slots.crowd(LONGEST * step_s).mean;
+    if high.1 < slots {
         return None;
     }
-    let (mut low, mut high) = (step_s, LONGEST * step_s);
-    for _ in 0..HALVINGS {
-        let middle = (low * high).sqrt();
-        if wanted(middle) < slots {
-            low = middle;
+    let mut at = 0.0;
+    for _ in 0..CHORDS {
+        let chord = low.0 + (high.0 - low.0) * (slots - low.1) / (high.1 - low.1);
+        // The number wanted levels off, so that chords fall short of it.
+        at = chord.clamp(
+            low.0 + 0.1 * (high.0 - low.0),
+            high.0 - 0.1 * (high.0 - low.0),
+        );
+        let wanted = case.slots.crowd(step_s * at.exp()).mean;
+        if (wanted - slots).abs() <= CLOSE * slots {
+            break;
+        }
+        if wanted < slots {
+            low = (at, wanted);
         } else {
-            high = middle;
+            high = (at, wanted);
         }
     }
-    Some(high)
+    Some(step_s * at.exp())
 }
