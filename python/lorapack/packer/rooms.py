@@ -21,7 +21,7 @@ from lorapack.packer.verify import short_of_slots
 from lorapack.twin.physics import WorkSums
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from lorapack._native import Work
     from lorapack.packer.fullness import LoadSlots
@@ -53,10 +53,13 @@ LEAST_FREED = 1e-4
 """A swap that frees less gets nowhere."""
 
 MOST_ASKED = 4
-"""GPUs that an item is handed to before it stays."""
+"""GPUs that an item is handed to before it stays; what is handed on further, to one."""
 
 ANY_RANK = 1 << 30
 """Above every rank."""
+
+NONE: frozenset[int] = frozenset()
+"""No places."""
 
 
 @dataclass
@@ -228,32 +231,38 @@ class _Moves:
     level: float
     made: list[tuple[Item, int, int]] = field(default_factory=list)
 
-    def lighten(self, place: int, goal: float, below: int) -> bool:
+    def lighten(self, place: int, goal: float, below: int, above: frozenset[int] = NONE) -> bool:
         """Moves items off a GPU until it is no fuller than a goal, as far as that goes.
+
+        That comes to an end: nothing is put on the GPU meanwhile but colder items for hotter ones.
 
         Args:
             place: Of the GPU.
-            goal: How full it may be.
+            goal: How full it may be; where it is no more than full, only what is easy is moved.
             below: Only items of lower rank may leave it: what is handed on does not come back.
+            above: Places of those who hand on to it.
         """
-        while self.rooms[place].full > goal:
-            found = self._cheapest(place, goal, below, self.level) or self._cheapest(
-                place, goal, below, JUST_FULL
+        own, shut = self.rooms[place], above | {place}
+        while own.full > goal:
+            found = self._cheapest(place, goal, below, self.level, shut) or self._cheapest(
+                place, goal, below, JUST_FULL, shut
             )
             if found is not None:
                 self._make(found[0], place, found[1])
-            elif not (self._swap(place) or self._hand_on(place, goal, below)):
-                return self.rooms[place].full <= JUST_FULL
+            elif own.full <= JUST_FULL:
+                break
+            elif not (self._swap(place, shut) or self._hand_on(place, goal, below, shut)):
+                return False
         return True
 
-    def _swap(self, place: int) -> bool:
+    def _swap(self, place: int, shut: frozenset[int]) -> bool:
         """Lets a hot item go to a GPU that has time left, for the coldest of its own."""
         own = self.rooms[place]
-        if short_of_slots(own.gpu) or own.full <= JUST_FULL:
+        if short_of_slots(own.gpu):
             return False
         best: tuple[float, Item, int, Item] | None = None
         for other, room in enumerate(self.rooms):
-            if other == place or room.full >= ROOMY or room.rank > own.rank:
+            if other in shut or room.full >= ROOMY or room.rank > own.rank:
                 continue
             cold = min(room.items, key=lambda item: (item.load.rate_rps, item.name))
             for item in self._looked_at(own, ANY_RANK) if own.may_take(cold) else ():
@@ -271,28 +280,23 @@ class _Moves:
         self._make(cold, other, place)
         return True
 
-    def _hand_on(self, place: int, goal: float, below: int) -> bool:
+    def _hand_on(self, place: int, goal: float, below: int, shut: frozenset[int]) -> bool:
         """Moves an item to a full GPU that lets go of as much of lower rank, if there is one."""
-        shut: set[int] = set()
-        while len(shut) < MOST_ASKED:
+        above, most = shut, MOST_ASKED if shut == {place} else 1
+        for _ in range(most):
             found = self._cheapest(place, goal, below, math.inf, shut)
             if found is None:
                 return False
             so_far = len(self.made)
             self._make(found[0], place, found[1])
-            if self.lighten(found[1], JUST_FULL, found[0].load.rank):
+            if self.lighten(found[1], JUST_FULL, found[0].load.rank, above):
                 return True
             self._take_back(so_far)
-            shut.add(found[1])
+            shut |= {found[1]}
         return False
 
     def _cheapest(
-        self,
-        place: int,
-        goal: float,
-        below: int,
-        most: float,
-        shut: Container[int] = (),
+        self, place: int, goal: float, below: int, most: float, shut: frozenset[int]
     ) -> tuple[Item, int] | None:
         """The item that adds least for what it frees, and where.
 
@@ -301,7 +305,7 @@ class _Moves:
             goal: How full that may be.
             below: Its rank is lower.
             most: How full it may make the other GPU; without end: any that holds lower ranks.
-            shut: Places that are out of the question.
+            shut: Places that are out of the question, its own among them.
         """
         own = self.rooms[place]
         best: tuple[float, Item, int] | None = None
@@ -309,7 +313,7 @@ class _Moves:
             freed = min(own.freed(item), TOO_LARGE * (own.full - goal))
             for other, room in enumerate(self.rooms):
                 suits = room.full < most if most < math.inf else self._gives_way(other, item)
-                if other == place or other in shut or not suits or not room.may_take(item):
+                if other in shut or not suits or not room.may_take(item):
                     continue
                 added = room.added(item)
                 cost = added / freed + EMPTIER * room.full
