@@ -15,10 +15,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.fullness import LoadSlots, full_at
 from lorapack.packer.greedy import HoldsNowhere, too_few
-from lorapack.packer.guide import Guide, first_load
 from lorapack.packer.margins import (
     CROWDED_HEADROOM,
     HEADROOM,
@@ -99,9 +97,7 @@ class Balance:
     _aim: float = field(init=False)
 
     def __post_init__(self) -> None:
-        guide = Guide(self.kind.profile, self.steer.level, slot_rules(self.steer.slo))
-        limit = first_load(self.steer.slo)
-        self._slots = LoadSlots(guide, limit)
+        self._slots = LoadSlots.of(self.kind.profile, self.steer.level, self.steer.slo)
         lessons = self.steer.lessons
         self._aim = (1.0 + self.margin) * (1.0 + WORST_OF_SEEDS)
         self._fill = QuickFill(self.kind, self._slots, self.margin, lessons.works, lessons.believed)
@@ -143,11 +139,11 @@ class Balance:
 
         That of a filling which was set right by a quick look, where there is one.
         """
-        for judges in (self.steer, self._hour):
+        for judges in (self.steer, self.steer.of_hour):
             first = self._fill.fill(ordered, self._aim)
             assert first is not None, "no number of GPUs was set"
             self._total = sum(size for _, size in self._learn(first, self._aim, judges))
-            if judges is self._hour:
+            if judges is self.steer.of_hour:
                 break
         return max(1, math.ceil(self._total * self._aim))
 
@@ -167,7 +163,7 @@ class Balance:
             level = self._fill.level(ordered, n_gpus, (NARROWEST, WIDEST), HALVINGS)
             if level is None:
                 break
-            learnt = self._learn(*level, self._hour)
+            learnt = self._learn(*level, self.steer.of_hour)
             total = self._total = sum(size for _, size in learnt)
             worst = min(held for held, _ in learnt)
             fits = total * self._aim <= ROUGHLY * n_gpus
@@ -182,11 +178,6 @@ class Balance:
         if best is not None:
             lessons.filled.add((name, n_gpus))
         return best
-
-    @property
-    def _hour(self) -> Judges:
-        """The twin over the window of the proof."""
-        return self.steer.thorough or self.steer
 
     def _learn(
         self, gpus: Sequence[GpuPlacement], guess: float, judges: Judges
@@ -262,5 +253,5 @@ class Balance:
         factors = self._fill.factors(gpu.items, factor)
         for load, own in zip(gpu.loads, factors, strict=True):
             sums.add(self.steer.lessons.works.work(load, self.kind.profile, rank).at_rate(own))
-        fullness = self._slots.fullness(sums, gpu.max_loras, sums.n_adapters, rank)
+        fullness = self._slots.fullness(sums, gpu.max_loras, rank)
         return max(fullness, LEAST_FULL)

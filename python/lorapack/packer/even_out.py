@@ -10,9 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lorapack.packer.balance import ROUGHLY
-from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.fullness import LoadSlots
-from lorapack.packer.guide import Guide, first_load
 from lorapack.packer.margins import (
     CROWDED_HEADROOM,
     HEADROOM,
@@ -148,9 +146,8 @@ class EvenOut:
         """Physics of a kind of GPU."""
         known = self._physics.get(id(gpu.kind))
         if known is None:
-            slo = self.steer.slo
-            guide = Guide(gpu.kind.profile, self.steer.level, slot_rules(slo))
-            known = self._physics[id(gpu.kind)] = LoadSlots(guide, first_load(slo))
+            known = LoadSlots.of(gpu.kind.profile, self.steer.level, self.steer.slo)
+            self._physics[id(gpu.kind)] = known
         return known
 
     def _must(self, gpu: GpuPlacement) -> float:

@@ -6,11 +6,16 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lorapack.packer.evaluate import slot_rules
+from lorapack.packer.guide import Guide, first_load
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lorapack.packer.guide import Guide
+    from lorapack.packer.evaluate import Evaluator
+    from lorapack.profile.profile import Profile
     from lorapack.twin.physics import Fullness, WorkSums
+    from lorapack.twin.service_level import ServiceLevel
 
 STEEPEST = 2.0
 """A count is at most multiplied by this from one question to the next."""
@@ -35,13 +40,24 @@ class LoadSlots:
     limit: float
     _known: dict[int, Fullness] = field(default_factory=dict, repr=False, compare=False)
 
+    @classmethod
+    def of(cls, profile: Profile, evaluator: Evaluator, slo: ServiceLevel) -> LoadSlots:
+        """Physics of a GPU at a service level.
+
+        Args:
+            profile: Of the GPU.
+            evaluator: For what memory allows.
+            slo: The service level.
+        """
+        return cls(Guide(profile, evaluator, slot_rules(slo)), first_load(slo))
+
     def holds(self, sums: WorkSums, rank: int) -> bool:
         """Whether a GPU is full at most."""
         return self.slots(sums, rank) is not None
 
     def expected(self, sums: WorkSums, rank: int) -> float:
         """How full it is with the best slots."""
-        return self.least_full(sums, sums.n_adapters, rank)[0]
+        return self.least_full(sums, rank)[0]
 
     def learn(self, sums: WorkSums, rank: int) -> None:
         """Nothing: what physics says of a full GPU is 1."""
@@ -50,17 +66,15 @@ class LoadSlots:
         """The best number of slots; an adapter alone was tried by the twin and may stay."""
         if sums.n_adapters and not self.guide.slot_limit(rank):
             return None
-        fullness, slots = self.least_full(sums, sums.n_adapters, rank)
+        fullness, slots = self.least_full(sums, rank)
         return slots if fullness <= 1.0 or sums.n_adapters == 1 else None
 
-    def fullness(self, sums: WorkSums, slots: int, n: int, rank: int) -> float:
+    def fullness(self, sums: WorkSums, slots: int, rank: int) -> float:
         """How full a GPU is by what binds it, its engine's time or its slots; 1 is full."""
-        assert n == sums.n_adapters, "sums count those that take a slot"
         return self._at(rank).of(sums, slots)
 
-    def least_full(self, sums: WorkSums, n: int, rank: int) -> tuple[float, int]:
+    def least_full(self, sums: WorkSums, rank: int) -> tuple[float, int]:
         """The fullness with the best number of slots, and that number."""
-        assert n == sums.n_adapters, "sums count those that take a slot"
         return self._at(rank).least(sums)
 
     def _at(self, rank: int) -> Fullness:

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorapack.packer.bound import dearest_prices_s
-from lorapack.packer.evaluate import max_lora_rank_for, slot_rules
+from lorapack.packer.evaluate import max_lora_rank_for
 from lorapack.packer.fullness import LoadSlots, full_at, largest_count
-from lorapack.packer.guide import Guide, first_load
 from lorapack.packer.knots import Knots
 from lorapack.packer.works import WorkTable
 from lorapack.twin.physics import WorkSums
@@ -88,13 +87,13 @@ class GpuClass:
 
     def sizes_beside(self, sums: WorkSums, places: Iterable[int]) -> Floats:
         """What each of some items adds to the fullness of a GPU that holds others."""
-        before, slots = self.slots.least_full(sums, sums.n_adapters, self.rank)
+        before, slots = self.slots.least_full(sums, self.rank)
         one_each = slots == sums.n_adapters < self.slots.guide.slot_limit(self.rank)
         sizes = []
         for place in places:
             sums.add_of(self.works, [place])
             more = sums.n_adapters
-            after = self.slots.fullness(sums, more if one_each else slots, more, self.rank)
+            after = self.slots.fullness(sums, more if one_each else slots, self.rank)
             sums.remove_of(self.works, [place])
             sizes.append(after - before)
         return np.array(sizes)
@@ -145,7 +144,7 @@ class GpuClass:
         return fullness
 
     def _fullness(self, sums: WorkSums) -> float:
-        return self.slots.least_full(sums, sums.n_adapters, self.rank)[0]
+        return self.slots.least_full(sums, self.rank)[0]
 
 
 @dataclass
@@ -249,10 +248,7 @@ def search_on_plan(
         slo: The service level.
         works: What adapters ask of GPUs.
     """
-    slots = {
-        id(kind): LoadSlots(Guide(kind.profile, evaluator, slot_rules(slo)), first_load(slo))
-        for kind in kinds
-    }
+    slots = {id(kind): LoadSlots.of(kind.profile, evaluator, slo) for kind in kinds}
     items = [item for entry in full for item in entry.gpu.items]
     beliefs = _beliefs(full, slots, works)
     own = {rank: max_lora_rank_for([i.load]) for rank, i in {i.load.rank: i for i in items}.items()}
@@ -330,7 +326,7 @@ def _belief(gpu: GpuPlacement, factor: float, slots: LoadSlots, works: Works) ->
 
     def fullness(belief: float) -> float:
         sums = works.sums(gpu.loads, gpu.kind.profile, rank, factor * belief)
-        return slots.least_full(sums, sums.n_adapters, rank)[0]
+        return slots.least_full(sums, rank)[0]
 
     return full_at(fullness)
 

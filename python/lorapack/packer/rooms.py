@@ -118,7 +118,7 @@ class Room:
         """How full the GPU is with so many times its traffic, by physics alone."""
         profile = self.gpu.kind.profile
         sums = self.works.sums((item.load for item in self.items), profile, self.rank, factor)
-        return self.slots_of.fullness(sums, self.slots, sums.n_adapters, self.rank)
+        return self.slots_of.fullness(sums, self.slots, self.rank)
 
     def may_take(self, item: Item) -> bool:
         """Whether the GPU is such that the item may be on it, full or not."""
@@ -139,7 +139,7 @@ class Room:
         self._sums.add(work)
         n = self._sums.n_adapters
         one_each = self.slots == n - 1 < self.slots_of.guide.slot_limit(self.rank)
-        full = self.slots_of.fullness(self._sums, n if one_each else self.slots, n, self.rank)
+        full = self.slots_of.fullness(self._sums, n if one_each else self.slots, self.rank)
         self._sums.remove(work)
         return max(full - self.full, self._least(item))
 
@@ -148,7 +148,7 @@ class Room:
         come, gone = self._work(item), self._work(other)
         self._sums.add(come)
         self._sums.remove(gone)
-        full = self.slots_of.fullness(self._sums, self.slots, self._sums.n_adapters, self.rank)
+        full = self.slots_of.fullness(self._sums, self.slots, self.rank)
         self._sums.add(gone)
         self._sums.remove(come)
         return full - self.full
@@ -158,7 +158,7 @@ class Room:
         work = self._work(item)
         self._sums.remove(work)
         n = self._sums.n_adapters
-        full = self.slots_of.fullness(self._sums, min(self.slots, n), n, self.rank)
+        full = self.slots_of.fullness(self._sums, min(self.slots, n), self.rank)
         self._sums.add(work)
         return max(self.full - full, self._least(item))
 
@@ -195,9 +195,9 @@ class Room:
         """The slots that are best now, once anything has changed, and how full the GPU is."""
         n, limit = self._sums.n_adapters, self.slots_of.guide.slot_limit(self.rank)
         if self.changed and n:
-            _, best = self.slots_of.least_full(self._sums, n, self.rank)
+            _, best = self.slots_of.least_full(self._sums, self.rank)
             self.slots = max(1, min(n, limit, round(best * self.more_slots)))
-        self.full = self.slots_of.fullness(self._sums, self.slots, n, self.rank)
+        self.full = self.slots_of.fullness(self._sums, self.slots, self.rank)
 
     def _work(self, item: Item) -> Work:
         work = self.works.work(item.load, self.gpu.kind.profile, self.rank)

@@ -241,7 +241,7 @@ def _even_over(
     placed = place(problem, steer, settings)
     settings.progress("verifying with the twin", 0)
     ordinary = [gpu for gpu in placed if not gpu.exempt]
-    found = EvenOut(steer.thorough or steer, judges).even(ordinary)
+    found = EvenOut(steer.of_hour, judges).even(ordinary)
     return [*found.gpus, *(gpu for gpu in placed if gpu.exempt)], found
 
 

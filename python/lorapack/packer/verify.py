@@ -107,6 +107,11 @@ class Judges:
     lessons: Lessons = field(default_factory=Lessons, repr=False)
     rungs: dict[GpuPlacement, tuple[int, int]] = field(default_factory=dict, repr=False)
 
+    @property
+    def of_hour(self) -> Judges:
+        """These judges over the window of the proof."""
+        return self.thorough or self
+
     def of(self, gpu: GpuPlacement) -> Evaluator:
         """The one for this GPU."""
         return self.batch if gpu.exempt else self.level
@@ -142,7 +147,6 @@ def repair(
     judges: Judges,
     steer: Judges,
     healer: Healer,
-    most: int | None = None,
 ) -> Proof:
     """Judges every GPU, mends those that fail, and judges again until all hold or rounds run out.
 
@@ -151,7 +155,6 @@ def repair(
         judges: The verifying ones.
         steer: The quicker ones that placed; they choose where a relieved adapter goes.
         healer: Puts what was taken off on GPUs of its own.
-        most: Ordinary GPUs there may be; where more are needed, it is left as it is.
     """
     current = list(gpus)
     mended = 0
@@ -162,8 +165,7 @@ def repair(
             break
         mended += len(failing)
         relieved = _relieve(current, verdicts, failing, judges, steer, healer)
-        opened = most is not None and sum(not gpu.exempt for gpu in relieved) > most
-        if relieved == current or opened:
+        if relieved == current:
             break
         current = relieved
     return replace(verify(current, judges), repaired=mended)

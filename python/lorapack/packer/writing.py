@@ -47,7 +47,7 @@ def write_down(
         notes: What else was found.
     """
     names = names_of(proof.gpus)
-    hour = steer.thorough or steer
+    hour = steer.of_hour
     rungs = most_traffic(proof.gpus, hour, within=WITHIN)
     margins = [round(max(LADDER[max(rung, 0)] - 1.0, 0.0), 2) for rung in rungs]
     predicted = verify(proof.gpus, steer).verdicts

@@ -1,11 +1,11 @@
 //! How full a GPU is, for packing: settings that stay the same held once, floats out.
 
-use lorapack_twin::physics::{Gpu, Setting};
+use lorapack_twin::physics::{self, Gpu, Setting};
 use numpy::PyReadonlyArray1;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 
-use crate::physics::{GpuPhysics, WorkSums};
+use crate::physics::{warm, GpuPhysics, WorkSums};
 
 /// How full a GPU is over an hour, warm, with any number of slots of one rank.
 #[pyclass(frozen, module = "lorapack._native")]
@@ -18,9 +18,6 @@ pub struct Fullness {
 
 /// What packing plans for, seconds.
 const HOUR: f64 = 3600.0;
-
-/// Requests in flight that stand for no cap.
-const UNLIMITED: f64 = 1e9;
 
 #[pymethods]
 impl Fullness {
@@ -55,7 +52,7 @@ impl Fullness {
         let setting = Setting {
             max_loras: max_loras as f64,
             kv_cache_tokens: f64::from(kv_cache_tokens),
-            ..self.setting(sums.adapters())
+            ..self.setting(sums)
         };
         Ok(self.gpu.fullness(&sums.demand(), &setting, self.load))
     }
@@ -63,23 +60,15 @@ impl Fullness {
     /// With the best number of slots, and that number.
     fn least(&self, sums: &Bound<'_, WorkSums>) -> (f64, usize) {
         let sums = &sums.borrow().0;
-        let setting = self.setting(sums.adapters());
+        let setting = self.setting(sums);
         self.gpu
             .least_full(&sums.demand(), &setting, self.load, &self.kv_cache_tokens)
     }
 }
 
 impl Fullness {
-    fn setting(&self, adapters: u32) -> Setting {
-        Setting {
-            max_loras: 0.0,
-            max_lora_rank: self.max_lora_rank,
-            max_cpu_loras: f64::from(adapters),
-            kv_cache_tokens: 0.0,
-            duration_s: HOUR,
-            warm: true,
-            max_in_flight: UNLIMITED,
-            scrape_interval_s: f64::INFINITY,
-        }
+    /// All but the slots and the KV capacity that goes with them.
+    fn setting(&self, sums: &physics::work::WorkSums) -> Setting {
+        warm(sums, 0.0, self.max_lora_rank, 0.0, HOUR)
     }
 }

@@ -372,8 +372,11 @@ impl GpuPhysics {
     }
 }
 
+/// Requests in flight that stand for no cap.
+const UNLIMITED: f64 = 1e9;
+
 /// A GPU on which every adapter was used before and clients send all they have.
-fn warm(
+pub(crate) fn warm(
     sums: &physics::work::WorkSums,
     max_loras: f64,
     max_lora_rank: f64,
@@ -387,7 +390,7 @@ fn warm(
         kv_cache_tokens,
         duration_s,
         warm: true,
-        max_in_flight: f64::INFINITY,
+        max_in_flight: UNLIMITED,
         scrape_interval_s: f64::INFINITY,
     }
 }

@@ -97,7 +97,7 @@ def test_sets_found_fit_and_are_worth_what_they_say() -> None:
         assert worth == pytest.approx(prices[members].sum())
         rank = max(int(search.ranks[place]) for place in members)
         sums = gpus[rank].sums(members)
-        assert gpus[rank].slots.least_full(sums, sums.n_adapters, rank)[0] <= 1.0 + 1e-9
+        assert gpus[rank].slots.least_full(sums, rank)[0] <= 1.0 + 1e-9
 
 
 def test_search_finds_what_is_worth_more_than_its_size() -> None:

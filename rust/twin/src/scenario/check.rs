@@ -22,10 +22,7 @@ fn require(right: bool, place: &str, value: impl fmt::Display, mend: &str) -> Ch
 
 /// Puts the check's place below another.
 fn within(outer: &str, check: Check) -> Check {
-    check.map_err(|error| ScenarioError {
-        place: format!("{outer}.{}", error.place),
-        ..error
-    })
+    check.map_err(|error| nested(outer, error))
 }
 
 fn not_negative(place: &str, value: f64) -> Check {
