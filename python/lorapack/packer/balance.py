@@ -13,23 +13,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from lorapack.packer.fullness import LoadSlots, full_at
 from lorapack.packer.greedy import HoldsNowhere, too_few
 from lorapack.packer.margins import (
-    CROWDED_HEADROOM,
-    HEADROOM,
+    GUESS,
     LADDER,
     TOP,
     WITHIN,
-    WORST_OF_SEEDS,
     breaks_at,
     most_traffic,
+    must_hold,
+    must_hold_on_one,
 )
-from lorapack.packer.placement import item_order
+from lorapack.packer.placement import dealt, item_order
 from lorapack.packer.quick_fill import QuickFill
-from lorapack.packer.verify import short_of_slots
 from lorapack.twin.physics import WorkSums
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ ROUNDS = 5
 HALVINGS = 10
 """To the most traffic that a number of GPUs is expected to hold."""
 
-NARROWEST, WIDEST = 0.9, 2.0
+NARROWEST, WIDEST = 0.87, 2.0
 """That factor is looked for between these: below, there is no room for all."""
 
 ROUGHLY = 1.005
@@ -57,9 +57,21 @@ SETTLED = 0.01
 LEAST_FULL = 1e-6
 """A GPU without traffic is this full."""
 
-LEAST_HELD = 0.9
-"""Traffic that the worst GPU is to hold where all GPUs together have room: the rest is evened out
-once the verifying seeds have had their say."""
+LEAST_HELD = 0.87
+"""Share of what it must that the worst GPU is to hold where all GPUs together have room: the rest
+is evened out once the verifying seeds have had their say."""
+
+EVEN = 0.985
+"""The same where another round would be in vain."""
+
+HANDS = (1, 2, 3, 4, 6)
+"""In so many hands items of a rank are dealt to see whether that saves GPUs."""
+
+WORTH_DEALING = 0.05
+"""GPUs to be saved by it."""
+
+HOPELESS = 1.035
+"""GPUs that are short by more of their number are not tried again."""
 
 ROUGHLY_HELD = LADDER.index(1.03)
 """GPUs that hold less are asked whether one of their busiest items alone is too much."""
@@ -70,13 +82,6 @@ SUSPECTS = 2
 LARGE = 0.3
 """An item that fills less of a GPU than this does not break it alone."""
 
-SHORT = (1.0 + CROWDED_HEADROOM) / (1.0 + HEADROOM)
-"""GPUs short of slots are to hold so many times the traffic: where they break varies twice as much
-from seed to seed."""
-
-EVEN_SHARE = 0.5
-"""Share of the mean slack that every GPU should have, while rounds are left to even out."""
-
 
 @dataclass
 class Balance:
@@ -85,22 +90,18 @@ class Balance:
     Attributes:
         kind: The GPU.
         steer: The twin, on the seeds of the search.
-        margin: Every GPU is to hold with this much more traffic on the verifying seeds.
     """
 
     kind: GpuKind
     steer: Judges
-    margin: float
     _fill: QuickFill = field(init=False)
     _slots: LoadSlots = field(init=False)
     _total: float = 0.0
-    _aim: float = field(init=False)
 
     def __post_init__(self) -> None:
         self._slots = LoadSlots.of(self.kind.profile, self.steer.level, self.steer.slo)
         lessons = self.steer.lessons
-        self._aim = (1.0 + self.margin) * (1.0 + WORST_OF_SEEDS)
-        self._fill = QuickFill(self.kind, self._slots, self.margin, lessons.works, lessons.believed)
+        self._fill = QuickFill(self.kind, self._slots, 0.0, lessons.works, lessons.believed)
 
     def fewest(
         self, items: Sequence[Item], max_gpus: int | None = None, more: int = 0
@@ -116,23 +117,51 @@ class Balance:
             HoldsNowhere: An item does not hold even alone.
             Infeasible: The GPUs do not suffice.
         """
-        ordered = sorted(items, key=item_order)
+        ordered = self._ordered(items)
         lessons, name = self.steer.lessons, self.kind.profile.name
         n_gpus = lessons.n_gpus.get(name) or self._first_number(ordered)
         found = self.over(ordered, n_gpus)
         while found is None and n_gpus < len(ordered):
             # Half of what is short: fewer adapters on each GPU are a little smaller, too.
-            short = math.ceil(self._total * self._aim) - n_gpus
+            short = math.ceil(self._total) - n_gpus
             n_gpus += max(1, short // 2)
             found = self.over(ordered, n_gpus)
         n_gpus = lessons.n_gpus.setdefault(name, n_gpus)
         if more:
             found = self.over(ordered, min(n_gpus + more, len(ordered))) or found
-        gpus = found or self._fill.fill(ordered, self._aim)
+        gpus = found or self._fill.fill(ordered, 1.0)
         assert gpus is not None, "no number of GPUs was set"
         if max_gpus is not None and len(gpus) > max_gpus:
             raise too_few(max_gpus, sum(len(g.items) for g in gpus[max_gpus:]), len(ordered))
         return gpus
+
+    def _ordered(self, items: Sequence[Item]) -> list[Item]:
+        """Items in packing order, those of a rank dealt where that saves GPUs.
+
+        GPUs full of cold ones lack slots, while those full of hot ones have some left.
+        """
+        lessons, name = self.steer.lessons, self.kind.profile.name
+        ordered: list[Item] = []
+        for rank, run in groupby(sorted(items, key=item_order), key=lambda item: item.load.rank):
+            own = list(run)
+            if (name, rank) not in lessons.hands:
+                lessons.hands[name, rank] = self._best_hands(own)
+            ordered += dealt(own, lessons.hands[name, rank])
+        return ordered
+
+    def _best_hands(self, items: Sequence[Item]) -> int:
+        """In how many hands items of one rank are best dealt, by physics."""
+        taken = {hands: self._taken(dealt(items, hands)) for hands in HANDS}
+        best = min(taken, key=lambda hands: (taken[hands], hands))
+        return best if taken[best] < taken[1] - WORTH_DEALING else 1
+
+    def _taken(self, items: Sequence[Item]) -> float:
+        """GPUs that items fill by physics, in that order."""
+        gpus = self._fill.fill(items, 1.0)
+        assert gpus, "no number of GPUs was set"
+        last = gpus[-1]
+        sums = self.steer.lessons.works.sums(last.loads, self.kind.profile, last.max_lora_rank)
+        return len(gpus) - 1 + min(1.0, self._slots.least_full(sums, last.max_lora_rank)[0])
 
     def _first_number(self, ordered: Sequence[Item]) -> int:
         """The number of GPUs to try first: what a filling comes to over the window of the proof.
@@ -140,19 +169,19 @@ class Balance:
         That of a filling which was set right by a quick look, where there is one.
         """
         for judges in (self.steer, self.steer.of_hour):
-            first = self._fill.fill(ordered, self._aim)
+            first = self._fill.fill(ordered, 1.0)
             assert first is not None, "no number of GPUs was set"
-            self._total = sum(size for _, size in self._learn(first, self._aim, judges))
+            self._total = sum(size for _, size in self._learn(first, 1.0, judges))
             if judges is self.steer.of_hour:
                 break
-        return max(1, math.ceil(self._total * self._aim))
+        return max(1, math.ceil(self._total))
 
     def over(self, items: Sequence[Item], n_gpus: int) -> list[GpuPlacement] | None:
         """The items on so many GPUs, each as far from its limit; None where they do not hold.
 
         A number that was found to do is filled anew by what is believed now.
         """
-        ordered = sorted(items, key=item_order)
+        ordered = self._ordered(items)
         lessons, name = self.steer.lessons, self.kind.profile.name
         if (name, n_gpus) in lessons.filled:
             level = self._fill.level(ordered, n_gpus, (NARROWEST, WIDEST), HALVINGS)
@@ -166,13 +195,12 @@ class Balance:
             learnt = self._learn(*level, self.steer.of_hour)
             total = self._total = sum(size for _, size in learnt)
             worst = min(held for held, _ in learnt)
-            fits = total * self._aim <= ROUGHLY * n_gpus
+            fits = total <= ROUGHLY * n_gpus
             if fits and worst >= most:
                 best, most = level[0], worst
-            even = 1.0 + EVEN_SHARE * (n_gpus / total - 1.0)
             # Where there is room for all, only the last few GPUs have still to be evened out.
             settled = abs(total - before) < SETTLED * total and (best is not None or not fits)
-            if (fits and worst >= even) or settled or total > n_gpus:
+            if (fits and worst >= EVEN) or settled or total > HOPELESS * n_gpus:
                 break
             before = total
         if best is not None:
@@ -186,7 +214,7 @@ class Balance:
 
         Args:
             gpus: A placement.
-            guess: At how much traffic they are expected to break.
+            guess: At how many times what they are to hold they are expected to break.
             judges: Who is asked.
 
         Returns:
@@ -195,12 +223,12 @@ class Balance:
         Raises:
             HoldsNowhere: An item does not hold even alone.
         """
-        rungs = most_traffic(gpus, judges, guess, WITHIN)
+        rungs = most_traffic(gpus, judges, guess * GUESS, WITHIN)
         broken = [gpu for gpu, rung in zip(gpus, rungs, strict=True) if rung < ROUGHLY_HELD]
         self._check_busiest(broken)
         learnt = []
         for gpu, rung in zip(gpus, rungs, strict=True):
-            needed = SHORT if short_of_slots(gpu) else 1.0
+            needed = must_hold_on_one(gpu, self.steer.slo)
             size = self._believe(gpu, breaks_at(gpu, judges), needed)
             learnt.append((LADDER[max(rung, 0)] / needed, size))
         return learnt
@@ -213,7 +241,9 @@ class Balance:
             for item in sorted(gpu.items, key=lambda item: -item.load.rate_rps)[:SUSPECTS]
             if self._fullness(alone := gpu.with_items([item], 1), 1.0) > LARGE
         ]
-        verdicts = self.steer.level.judge([gpu.trial(1.0 + self.margin) for gpu in busiest])
+        verdicts = self.steer.level.judge(
+            [gpu.trial(must_hold(gpu, self.steer.slo)) for gpu in busiest]
+        )
         for gpu, verdict in zip(busiest, verdicts, strict=True):
             if not verdict.holds:
                 raise HoldsNowhere(gpu.items[0])

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 from lorapack.packer.balance import ROUGHLY
 from lorapack.packer.fullness import LoadSlots
 from lorapack.packer.margins import (
-    CROWDED_HEADROOM,
-    HEADROOM,
     LADDER,
     TOP,
     WITHIN,
-    WORST_OF_SEEDS,
     breaks_at,
     hold_at,
     most_traffic,
+    must_hold,
+    worse_on_all,
 )
-from lorapack.packer.rooms import JUST_FULL, Room, relieve
-from lorapack.packer.verify import short_of_slots
+from lorapack.packer.relieve import JUST_FULL, relieve, vacate
+from lorapack.packer.rooms import Room
+from lorapack.packer.verify import short_of_slots, verify
 from lorapack.twin.trial import n_adapters
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 ROUNDS = 10
 """Times items are moved."""
 
+STUCK = 3
+"""Rounds in which no fewer GPUs fail, after which more would be in vain."""
+
 FAILED = 1.002
 """A GPU that failed is this full at least."""
 
@@ -44,7 +47,13 @@ EMPTIEST = 0.97
 ABOVE_MEAN = 0.004
 """GPUs are relieved to so much above the mean."""
 
-OTHER_SLOTS = (1.15, 1.3, 1.6, 2.2)
+MOST_VACATED = 2
+"""GPUs that are tried to be emptied."""
+
+AS_PLANNED = LADDER.index(1.0)
+"""The rung of the traffic that is planned for."""
+
+OTHER_SLOTS = (1.15, 0.87, 1.3, 0.75, 1.6, 2.2)
 """Times as many slots that a failing GPU short of them is tried with."""
 
 
@@ -78,10 +87,23 @@ class EvenOut:
 
     def even(self, gpus: Sequence[GpuPlacement]) -> Evened:
         """Moves items off GPUs that fail until none does, or no more can be moved."""
+        return self._even(self._judged(self._rooms(gpus)))
+
+    def even_one_fewer(self, gpus: Sequence[GpuPlacement]) -> Evened | None:
+        """The same with a GPU less, whose items find room elsewhere; None where they do not."""
         rooms = self._judged(self._rooms(gpus))
-        failing = self._failing(rooms)
+        level = sum(room.full for room in rooms) / (len(rooms) - 1)
+        emptiest = sorted(range(len(rooms)), key=lambda i: (rooms[i].full, i))
+        for place in emptiest[:MOST_VACATED]:
+            if vacate(rooms, place, min(level, JUST_FULL)):
+                return self._even(self._judged([*rooms[:place], *rooms[place + 1 :]]))
+        return None
+
+    def _even(self, rooms: list[Room]) -> Evened:
+        failing = self._failing(rooms) or self._failing_as_planned(rooms)
+        fewest, since = len(failing), 0
         for _ in range(ROUNDS):
-            if not failing or _need(rooms) > ROUGHLY * len(rooms):
+            if not failing or since == STUCK or _need(rooms) > ROUGHLY * len(rooms):
                 break
             for i in failing:
                 rooms[i].full = max(rooms[i].full, FAILED)
@@ -90,7 +112,9 @@ class EvenOut:
             if not any(room.changed for room in rooms):
                 break
             rooms = self._judged(rooms)
-            failing = self._failing(rooms)
+            failing = self._failing(rooms) or self._failing_as_planned(rooms)
+            since = 0 if len(failing) < fewest else since + 1
+            fewest = min(fewest, len(failing))
         return Evened([room.gpu for room in rooms], not failing, _need(rooms))
 
     def _failing(self, rooms: Sequence[Room]) -> list[int]:
@@ -99,30 +123,43 @@ class EvenOut:
             i for i, room in enumerate(rooms) if len(room.items) > 1 and not self._holds(room.gpu)
         ]
 
+    def _failing_as_planned(self, rooms: Sequence[Room]) -> list[int]:
+        """Those that hold with more traffic than planned but not with that: it is another draw."""
+        verdicts = verify([room.gpu for room in rooms], self.judges).verdicts
+        failing = [i for i, verdict in enumerate(verdicts) if not verdict.holds]
+        for i in failing:
+            self.judges.rungs[rooms[i].gpu] = (AS_PLANNED - 1, AS_PLANNED)
+        return failing
+
     def _rooms(self, gpus: Sequence[GpuPlacement]) -> list[Room]:
         """The GPUs as those who placed them saw them, on one seed."""
         most_traffic(gpus, self.steer, within=WITHIN)
         rooms = [self._room(gpu) for gpu in gpus]
         for room in rooms:
             broke = breaks_at(room.gpu, self.steer)
-            room.breaks_at((LADDER[TOP] if broke is None else broke) / (1.0 + WORST_OF_SEEDS))
+            room.breaks_at(
+                (LADDER[TOP] if broke is None else broke) / worse_on_all(room.gpu, self.judges.slo)
+            )
         return rooms
 
     def _judged(self, rooms: Sequence[Room]) -> list[Room]:
         """The GPUs as they are now, and how full they are by the verifying judges."""
         gpus = [room.moved() for room in rooms]
-        held = hold_at(gpus, self.judges, [self._must(gpu) for gpu in gpus])
-        gpus = [
-            gpu if holds else self._with_other_slots(gpu)
-            for gpu, holds in zip(gpus, held, strict=True)
-        ]
+        self._hold_enough(gpus)
         failing = [gpu for gpu in gpus if not self._holds(gpu)]
         most_traffic(failing, self.judges, within=WITHIN)
-        return [self._as_judged(room, gpu) for room, gpu in zip(rooms, gpus, strict=True)]
+        better = {gpu: self._with_other_slots(gpu) for gpu in failing if short_of_slots(gpu)}
+        return [
+            self._as_judged(room, better.get(gpu, gpu))
+            for room, gpu in zip(rooms, gpus, strict=True)
+        ]
+
+    def _hold_enough(self, gpus: Sequence[GpuPlacement]) -> list[bool]:
+        """Whether each GPU holds what it must."""
+        return hold_at(gpus, self.judges, [must_hold(gpu, self.judges.slo) for gpu in gpus])
 
     def _as_judged(self, before: Room, gpu: GpuPlacement) -> Room:
-        more_slots = gpu.max_loras / before.slots if before.slots else 1.0
-        room = self._room(gpu, before.scale, before.more_slots * more_slots)
+        room = self._room(gpu, before.scale)
         if not self._holds(gpu):
             room.breaks_at(breaks_at(gpu, self.judges) or LADDER[TOP])
         elif room.full > 1.0:
@@ -130,17 +167,20 @@ class EvenOut:
         return room
 
     def _with_other_slots(self, gpu: GpuPlacement) -> GpuPlacement:
-        """The GPU with more slots, if that makes it hold."""
+        """A failing GPU with slots that make it hold, or at least hold more; else as it is."""
         n, limit = n_adapters(gpu.loads), self._slots_of(gpu).guide.slot_limit(gpu.max_lora_rank)
-        for more in OTHER_SLOTS if short_of_slots(gpu) else ():
-            other = replace(gpu, max_loras=min(n, limit, round(more * gpu.max_loras)))
-            if other != gpu and all(hold_at([other], self.judges, [self._must(gpu)])):
-                return other
-        return gpu
+        numbers = {max(1, min(n, limit, round(more * gpu.max_loras))) for more in OTHER_SLOTS}
+        others = [replace(gpu, max_loras=slots) for slots in sorted(numbers - {gpu.max_loras})]
+        broke = self.judges.rungs[gpu][1]
+        more = hold_at(others, self.judges, [LADDER[broke]] * len(others))
+        better = [other for other, holds in zip(others, more, strict=True) if holds]
+        enough = [o for o, holds in zip(better, self._hold_enough(better), strict=True) if holds]
+        most_traffic(better[:1], self.judges, within=WITHIN)
+        return (enough or better or [gpu])[0]
 
-    def _room(self, gpu: GpuPlacement, scale: float = 1.0, more_slots: float = 1.0) -> Room:
+    def _room(self, gpu: GpuPlacement, scale: float = 1.0) -> Room:
         works = self.steer.lessons.works
-        return Room(gpu, self._slots_of(gpu), works, self._must(gpu), scale, more_slots)
+        return Room(gpu, self._slots_of(gpu), works, must_hold(gpu, self.judges.slo), scale)
 
     def _slots_of(self, gpu: GpuPlacement) -> LoadSlots:
         """Physics of a kind of GPU."""
@@ -150,12 +190,8 @@ class EvenOut:
             self._physics[id(gpu.kind)] = known
         return known
 
-    def _must(self, gpu: GpuPlacement) -> float:
-        """Times its traffic that a GPU is to hold."""
-        return 1.0 + (CROWDED_HEADROOM if short_of_slots(gpu) else HEADROOM)
-
     def _holds(self, gpu: GpuPlacement) -> bool:
-        return LADDER[max(self.judges.rungs[gpu][0], 0)] >= self._must(gpu)
+        return LADDER[max(self.judges.rungs[gpu][0], 0)] >= must_hold(gpu, self.judges.slo)
 
 
 def _need(rooms: Sequence[Room]) -> float:

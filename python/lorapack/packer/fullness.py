@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.guide import Guide, first_load
+from lorapack.packer.verify import starves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +35,13 @@ class LoadSlots:
     Attributes:
         guide: Physics of the GPU.
         limit: The load at which it is full.
+        may_queue: Whether requests may wait for slots for as long as it takes: only the engine's
+            time then fills a GPU whose slots are given.
     """
 
     guide: Guide
     limit: float
+    may_queue: bool = False
     _known: dict[int, Fullness] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -49,7 +53,7 @@ class LoadSlots:
             evaluator: For what memory allows.
             slo: The service level.
         """
-        return cls(Guide(profile, evaluator, slot_rules(slo)), first_load(slo))
+        return cls(Guide(profile, evaluator, slot_rules(slo)), first_load(slo), starves(slo))
 
     def holds(self, sums: WorkSums, rank: int) -> bool:
         """Whether a GPU is full at most."""
@@ -67,10 +71,13 @@ class LoadSlots:
         if sums.n_adapters and not self.guide.slot_limit(rank):
             return None
         fullness, slots = self.least_full(sums, rank)
-        return slots if fullness <= 1.0 or sums.n_adapters == 1 else None
+        return slots if fullness <= 1.0 or len(sums) == 1 else None
 
     def fullness(self, sums: WorkSums, slots: int, rank: int) -> float:
         """How full a GPU is by what binds it, its engine's time or its slots; 1 is full."""
+        if self.may_queue:
+            load, _ = self.guide.load_and_pressure(sums, slots, sums.n_adapters, rank)
+            return load / self.limit
         return self._at(rank).of(sums, slots)
 
     def least_full(self, sums: WorkSums, rank: int) -> tuple[float, int]:

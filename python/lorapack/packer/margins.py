@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import math
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
+
+from lorapack.packer.verify import starves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lorapack.packer.placement import GpuPlacement
     from lorapack.packer.verify import Judges
+    from lorapack.twin.service_level import ServiceLevel
 
-HEADROOM, CROWDED_HEADROOM = 0.025, 0.045
-"""What the GPUs of a plan are to hold above their traffic on every verifying seed, those short of
-slots in the second place: where such a GPU breaks varies twice as much from seed to seed."""
+NOISE = 0.05
+"""Where a GPU breaks varies from seed to seed by this over the square root of its requests per
+second: the deviation, as a share of its traffic. Slots and ranks hardly matter (`benches/noise.py`
+measures it)."""
+
+SERVED_NOISE = 0.03
+"""The same where requests may queue, and only what is served counts."""
+
+HEADROOM = 2.2
+"""Deviations that a GPU is to hold above its traffic on every verifying seed."""
+
+WORST_OF_SEEDS = 0.85
+"""Deviations by which a GPU breaks below its mean on the worst of three seeds, in the mean."""
+
+MOST_HEADROOM = 0.12
+"""A share of its traffic above which no GPU need hold: so few requests are no steady traffic."""
+
+ALONE = 1.025
+"""Times its traffic that an item is to hold alone on a GPU, if it is not to be divided: less than
+it was tried with before."""
+
+STEP = 0.005
+"""From rung to rung where headrooms are."""
 
 LADDER = (
     *(percent / 100 for percent in range(60, 100, 2)),
-    *sorted([*(percent / 100 for percent in range(100, 131)), 1 + HEADROOM, 1 + CROWDED_HEADROOM]),
+    *(1.0 + STEP * step for step in range(12)),
+    *(percent / 100 for percent in range(106, 131)),
     *(1.35, 1.4, 1.5, 1.75, 2.0),
 )
 """Multiples of the planned traffic that are asked about."""
@@ -35,11 +60,35 @@ WITHIN = 2
 """Rungs between which it is known well enough where a GPU breaks: from seed to seed that varies as
 much."""
 
-WORST_OF_SEEDS = 0.01
-"""On the worst of three seeds a GPU breaks at so much less traffic than on one, in the mean."""
+TINY = 1e-9
+"""Any rate above zero."""
 
 FIRST_STEP = 4
 """Rungs of the first step away from a guess; doubled with each."""
+
+
+def noise(gpu: GpuPlacement, slo: ServiceLevel) -> float:
+    """By which share of its traffic the traffic at which a GPU breaks varies: a deviation."""
+    of_one_rps = SERVED_NOISE if starves(slo) else NOISE
+    rate_rps = sum(load.rate_rps for load in gpu.loads)
+    return min(of_one_rps / math.sqrt(max(rate_rps, TINY)), MOST_HEADROOM / HEADROOM)
+
+
+def must_hold(gpu: GpuPlacement, slo: ServiceLevel) -> float:
+    """Times its traffic that a GPU is to hold on every verifying seed: the nearest of `LADDER`."""
+    if len(gpu.items) == 1:
+        return ALONE
+    return LADDER[bisect_left(LADDER, 1.0 + HEADROOM * noise(gpu, slo) - STEP / 2.0)]
+
+
+def must_hold_on_one(gpu: GpuPlacement, slo: ServiceLevel) -> float:
+    """Times its traffic that a GPU holds on one seed if it is to hold enough on the worst."""
+    return must_hold(gpu, slo) * worse_on_all(gpu, slo)
+
+
+def worse_on_all(gpu: GpuPlacement, slo: ServiceLevel) -> float:
+    """How many times more traffic a GPU holds on one seed than on the worst, in the mean."""
+    return 1.0 + WORST_OF_SEEDS * noise(gpu, slo)
 
 
 def most_traffic(

@@ -24,7 +24,6 @@ from lorapack.packer.bound import request_prices_s
 from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.greedy import Greedy
 from lorapack.packer.greedy_paper import GreedyPaper
-from lorapack.packer.margins import HEADROOM
 from lorapack.packer.placement import item_order
 from lorapack.packer.predicted import PredictedJudge, PredictedSlots
 from lorapack.packer.quick_fill import QuickFill, is_plain
@@ -103,7 +102,7 @@ def _placed_quickly(
         return fill.place(items, problem.n_gpus, problem.spare_gpus)
     if not is_balanced(problem, (kind,), items):
         return None
-    balance = Balance(kind, steer, HEADROOM)
+    balance = Balance(kind, steer)
     if problem.objective == "latency" and problem.n_gpus is not None:
         return balance.over(items, min(problem.n_gpus, len(items)))
     return balance.fewest(items, problem.n_gpus, settings.more_gpus + problem.spare_gpus)
@@ -111,8 +110,12 @@ def _placed_quickly(
 
 def is_balanced(problem: Problem, kinds: Sequence[GpuKind], items: Sequence[Item]) -> bool:
     """Whether items are spread by physics, which knows neither clumps nor whom to starve."""
-    plain = is_plain(problem, kinds, items) and not starves(problem.slo)
-    return plain and not clumps_matter(problem.fleet)
+    return is_steady(problem, kinds, items) and not starves(problem.slo)
+
+
+def is_steady(problem: Problem, kinds: Sequence[GpuKind], items: Sequence[Item]) -> bool:
+    """Whether GPUs may be evened out: nothing binds items to one, and traffic has no clumps."""
+    return is_plain(problem, kinds, items) and not clumps_matter(problem.fleet)
 
 
 def greedy_paper(

@@ -130,6 +130,11 @@ def item_order(item: Item) -> tuple[int, float, str]:
     return packing_order(item.load)
 
 
+def dealt(items: Sequence[Item], hands: int) -> list[Item]:
+    """Items dealt into so many hands, one after the other: each hand goes from hot to cold."""
+    return [item for hand in range(hands) for item in items[hand::hands]]
+
+
 def apart(item: Item) -> tuple[str, ...]:
     """Names of the groups of which no two members may share a GPU: its own replicas, its group."""
     group = item.load.keep_apart

@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 JOIN_TRIES = 4
 """GPUs on which a clumped client is tried before it is exempt."""
 
-HALF = Horizon(duration_s=1800.0, warmup_s=240.0, judge_until_s=1620.0)
-"""What searches judge on where requests may queue: near 0.9, served fractions of a quarter of an
-hour are 0.03 too small, of half an hour 0.01."""
-
 BURSTY_SEEDS = 2
 """Further seeds on which such fleets are placed."""
 
@@ -43,7 +39,8 @@ def judges_of(problem: Problem, settings: Settings) -> tuple[Judges, Judges]:
         return predicting, predicting
     slo, batch = problem.slo, problem.batch_slo
     bursty = clumps_matter(problem.fleet)
-    horizon = HOUR if bursty else HALF if starves(slo) else QUARTER
+    # Where requests may queue, the end of a short window cuts off too many of them.
+    horizon = HOUR if bursty or starves(slo) else QUARTER
     first = problem.seed + 1
     verifying = tuple(range(first, first + settings.n_seeds))
     later = verifying[-1] + 1

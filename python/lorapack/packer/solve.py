@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lorapack.errors import Infeasible
+from lorapack.packer.balance import ROUGHLY
 from lorapack.packer.even_out import Evened, EvenOut
 from lorapack.packer.hourly import at_least, breaking_hours
 from lorapack.packer.local_search import close_gpus
 from lorapack.packer.margins import filled
-from lorapack.packer.methods import can_take_more, check_method, is_balanced
+from lorapack.packer.methods import can_take_more, check_method, is_balanced, is_steady
 from lorapack.packer.placement import by_kinds, counted, whole
 from lorapack.packer.placing import Placer, judges_of, place
 from lorapack.packer.predictions_only import write_predicted
@@ -36,9 +37,6 @@ HOURLY_ROUNDS = 5
 
 HIGHER_MARGINS = (0.045, 0.06, 0.08)
 """Margins tried in turn where the first proves too little."""
-
-STARVING_MARGIN = 0.01
-"""The first where requests may queue: of more traffic a GPU then serves a little less, at once."""
 
 MENDABLE_SHARE = 0.15
 """Share of fragile GPUs that are mended one by one at once."""
@@ -189,8 +187,11 @@ def prove(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -
 
 
 def _prove_greedy(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
-    if all(is_balanced(problem, *group) for group in by_kinds(problem, whole(problem.fleet))):
+    groups = by_kinds(problem, whole(problem.fleet))
+    if all(is_balanced(problem, *group) for group in groups):
         return _prove_balanced(problem, settings, steer, judges)
+    if len(groups) == 1 and starves(problem.slo) and is_steady(problem, *groups[0]):
+        return _prove_starving(problem, settings, steer, judges)
     return _prove_filled(problem, settings, steer, judges)
 
 
@@ -200,8 +201,7 @@ def _prove_filled(problem: Problem, settings: Settings, steer: Judges, judges: J
     Where prompts are long or requests few, a few per cent more traffic is not enough to be safe on
     another seed: the margin is raised until most GPUs are.
     """
-    first = (STARVING_MARGIN,) if starves(problem.slo) else ()
-    for margin in (*first, settings.seed_margin, *HIGHER_MARGINS):
+    for margin in (settings.seed_margin, *HIGHER_MARGINS):
         chosen = replace(settings, seed_margin=margin)
         gpus = place(problem, steer, chosen)
         settings.progress("verifying with the twin", 0)
@@ -209,6 +209,29 @@ def _prove_filled(problem: Problem, settings: Settings, steer: Judges, judges: J
             break
     proof = repair(gpus, judges, steer, Placer(problem, steer, judges))
     return _closed(problem, chosen, proof, steer, judges)
+
+
+def _prove_starving(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
+    """Fills GPUs past their end, evens them out, and empties those whose items find room."""
+    even_out = EvenOut(steer, judges)
+    for margin in (settings.seed_margin, *HIGHER_MARGINS):
+        gpus = place(problem, steer, replace(settings, seed_margin=margin))
+        settings.progress("verifying with the twin", 0)
+        found = even_out.even(gpus)
+        if found.holds:
+            break
+    kept = problem.objective == "latency" or problem.spare_gpus > 0
+    while found.holds and not kept and found.need <= ROUGHLY * (len(found.gpus) - 1):
+        fewer = even_out.even_one_fewer(found.gpus)
+        if fewer is None or not fewer.holds:
+            break
+        found = fewer
+    proof = verify(found.gpus, judges)
+    return (
+        proof
+        if proof.verified
+        else repair(found.gpus, judges, steer, Placer(problem, steer, judges))
+    )
 
 
 def _prove_balanced(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:

@@ -74,6 +74,7 @@ class Lessons:
         believed: Item, by its key -> by how much more it counts than physics says.
         changes: Item -> the logarithm by which that was last corrected.
         n_gpus: Profile -> the fewest GPUs on which its items were found to hold.
+        hands: Profile and rank -> in how many hands its items are dealt.
         filled: Profiles and numbers of GPUs that were found to do.
         works: What adapters ask of GPUs.
     """
@@ -81,6 +82,7 @@ class Lessons:
     believed: dict[tuple[str, float], float] = field(default_factory=dict)
     changes: dict[tuple[str, float], float] = field(default_factory=dict)
     n_gpus: dict[str, int] = field(default_factory=dict)
+    hands: dict[tuple[str, int], int] = field(default_factory=dict)
     filled: set[tuple[str, int]] = field(default_factory=set)
     works: Works = field(default_factory=Works, repr=False)
 

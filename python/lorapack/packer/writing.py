@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorapack.packer.bound import true_bound
 from lorapack.packer.estimate import estimated_bound
-from lorapack.packer.margins import LADDER, WITHIN, WORST_OF_SEEDS, breaks_at, most_traffic
+from lorapack.packer.margins import LADDER, WITHIN, breaks_at, most_traffic, worse_on_all
 from lorapack.packer.plan import ENGINE_KEYS, Plan, PlannedAdapter, PlannedGpu
 from lorapack.packer.problem import base_model
 from lorapack.packer.verify import failing_probability, verify
@@ -52,7 +52,10 @@ def write_down(
     margins = [round(max(LADDER[max(rung, 0)] - 1.0, 0.0), 2) for rung in rungs]
     predicted = verify(proof.gpus, steer).verdicts
     broke = [breaks_at(gpu, hour) for gpu in proof.gpus]
-    on_all_seeds = [None if at is None else at / (1.0 + WORST_OF_SEEDS) for at in broke]
+    on_all_seeds = [
+        None if at is None else at / worse_on_all(gpu, problem.slo)
+        for gpu, at in zip(proof.gpus, broke, strict=True)
+    ]
     bounds = bounds_of(problem, proof.gpus, on_all_seeds, steer)
     gpus = tuple(
         _planned(problem, settings, name, gpu, judges, verdict, expected, margin)

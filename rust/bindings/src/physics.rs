@@ -193,6 +193,11 @@ impl WorkSums {
         self.0.adapters()
     }
 
+    /// All that are counted in, the base model's own traffic among them.
+    fn __len__(&self) -> usize {
+        self.0.loads() as usize
+    }
+
     fn __eq__(&self, other: &Bound<'_, WorkSums>) -> bool {
         self.0 == other.borrow().0
     }

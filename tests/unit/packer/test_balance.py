@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from quick_evaluator import QuickEvaluator, load_of
@@ -23,7 +24,7 @@ from lorapack.packer.margins import (
     next_rung,
 )
 from lorapack.packer.methods import is_balanced
-from lorapack.packer.placement import GpuPlacement, whole
+from lorapack.packer.placement import GpuPlacement, dealt, item_order, whole
 from lorapack.packer.pool import kind_of
 from lorapack.packer.problem import Problem
 from lorapack.packer.quick_fill import QuickFill
@@ -32,6 +33,7 @@ from lorapack.packer.works import Works
 from lorapack.profile.profile import Profile
 from lorapack.twin.physics import FEATURE_INDEX, Physics
 from lorapack.twin.service_level import SERVICE_LEVELS
+from lorapack.twin.trial import QUARTER, TwinJudge
 
 PROFILE = Profile.load()
 KIND = kind_of(PROFILE)
@@ -78,7 +80,7 @@ def test_physics_that_is_far_off_is_set_right(wrong: float) -> None:
     items = whole(Adapter(f"a{i:02d}", 8, 0.9) for i in range(70))
     steer = judges()
     steer.lessons.believed.update({item.key: wrong for item in items})
-    gpus = Balance(KIND, steer, 0.03).fewest(items)
+    gpus = Balance(KIND, steer).fewest(items)
     loads = [load_of(gpu.trial()) for gpu in gpus]
     assert len(gpus) == 4
     assert max(loads) <= 1
@@ -87,7 +89,7 @@ def test_physics_that_is_far_off_is_set_right(wrong: float) -> None:
 
 def test_more_gpus_than_the_fewest_are_used_when_asked_for() -> None:
     items = whole(Adapter(f"a{i:02d}", 8, 0.9) for i in range(70))
-    balance = Balance(KIND, judges(), 0.03)
+    balance = Balance(KIND, judges())
     assert len(balance.fewest(items, more=2)) == 6
     assert len(balance.fewest(items)) == 4
 
@@ -114,16 +116,46 @@ def test_the_window_of_the_proof_has_the_last_word_on_the_number() -> None:
     quick, hour = QuickEvaluator(), QuickEvaluator(dearer=1.3)
     thorough = Judges(hour, hour, INTERACTIVE, BATCH)
     steer = replace(thorough, level=quick, thorough=thorough, rungs={})
-    assert len(Balance(KIND, judges(), 0.03).fewest(items)) == 4
-    gpus = Balance(KIND, steer, 0.03).fewest(items)
+    assert len(Balance(KIND, judges()).fewest(items)) == 4
+    gpus = Balance(KIND, steer).fewest(items)
     assert len(gpus) == 5
     assert all(verdict.holds for verdict in hour.judge([gpu.trial() for gpu in gpus]))
+
+
+def test_base_traffic_is_no_item_alone() -> None:
+    items = whole([Adapter("a", 8, 1.0), *(Adapter(f"b{i}", 0, 2.0) for i in range(20))])
+    gpus = Balance(KIND, judges()).fewest(items)
+    assert all(load_of(gpu.trial()) <= 1 for gpu in gpus)
+    assert len(gpus) == 3
+
+
+@pytest.mark.parametrize("hands", [1, 2, 3, 7])
+def test_items_are_dealt_hot_and_cold_into_every_hand(hands: int) -> None:
+    items = whole(Adapter(f"a{i:02d}", 8, 2.0 - 0.1 * i) for i in range(20))
+    order = dealt(items, hands)
+    assert sorted(order, key=item_order) == items
+    assert order[0] == items[0]
+    rates = [item.load.rate_rps for item in order]
+    falls = [later < earlier for earlier, later in pairwise(rates)]
+    assert falls.count(False) == hands - 1
+
+
+def test_hot_and_cold_share_gpus_where_cold_ones_alone_lack_slots() -> None:
+    hot = [Adapter(f"h{i:03d}", 64, 1.0) for i in range(40)]
+    cold = [Adapter(f"c{i:03d}", 64, 0.04) for i in range(400)]
+    twin = TwinJudge(INTERACTIVE, QUARTER)
+    in_order, dealt_out = (Judges(twin, twin, INTERACTIVE, BATCH) for _ in range(2))
+    in_order.lessons.hands[PROFILE.name, 64] = 1
+    more = Balance(KIND, in_order).fewest(whole([*hot, *cold]))
+    fewer = Balance(KIND, dealt_out).fewest(whole([*hot, *cold]))
+    assert dealt_out.lessons.hands[PROFILE.name, 64] > 1
+    assert len(fewer) < len(more)
 
 
 def test_item_that_does_not_hold_alone_is_named() -> None:
     items = whole([Adapter("hot", 0, 30.0), *(Adapter(f"a{i}", 0, 0.1) for i in range(5))])
     with pytest.raises(HoldsNowhere) as found:
-        Balance(KIND, judges(), 0.03).fewest(items)
+        Balance(KIND, judges()).fewest(items)
     assert found.value.item.name == "hot"
 
 
@@ -182,7 +214,7 @@ def test_physics_spreads_what_it_knows(fleet, slo, balanced) -> None:
 
 
 def test_correction_that_was_overdone_is_halved_on_the_way_back() -> None:
-    balance = Balance(KIND, judges(), 0.03)
+    balance = Balance(KIND, judges())
     key = ("a", 1.0)
     for correction in (1.25, 1 / 1.25):
         balance._correct(key, correction)

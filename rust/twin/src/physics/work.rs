@@ -152,6 +152,12 @@ impl WorkSums {
         self.adapters
     }
 
+    /// All that are counted in, shares of the base model's traffic among them.
+    #[must_use]
+    pub fn loads(&self) -> u32 {
+        self.adapters + self.bases
+    }
+
     /// Requests a second of all that are counted in.
     #[must_use]
     pub fn rate_rps(&self) -> f64 {
