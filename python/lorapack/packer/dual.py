@@ -99,26 +99,51 @@ def searched_bound(
         known += [knots.weights(members) for members, worth in found if worth > 1.0 + CLOSE]
         if not known:
             known = [knots.weights(found[0][0])]
-        prices, again = _prices_between(known, counts, limits), prices
+        dearest = _dearest(np.array(known), counts, (limits[0], limits[1]))
+        prices, again = limits[0] if dearest is None else dearest, prices
         reached = float(counts @ prices)
         if np.array_equal(prices, again):
             break
     return best
 
 
-def _prices_between(known: Sequence[Floats], counts: Floats, limits: Floats) -> Floats:
-    """The dearest prices at which the sets known are worth 1 at most; the least where none are."""
-    from scipy.optimize import linprog  # slow to import, and predicted plans do without it
+def _dearest(
+    worth: Floats, counts: Floats, limits: tuple[Floats, Floats] | None = None
+) -> Floats | None:
+    """The prices at which sets are worth 1 at most and all items together most.
 
-    found = linprog(
-        -counts,
-        A_ub=np.array(known),
-        b_ub=np.ones(len(known)),
-        bounds=limits.T,
-        method="highs",
+    Args:
+        worth: A row a set: how many it has of each kind of item.
+        counts: How many there are in all.
+        limits: Between which prices are to lie; None: above zero.
+
+    Returns:
+        A price a kind; None where no prices are such.
+    """
+    from highspy import Highs, HighsModelStatus, ObjSense  # only bounds need it
+
+    n_sets, n_kinds = worth.shape
+    least, most = limits or (np.zeros(n_kinds), np.full(n_kinds, np.inf))
+    solver = Highs()
+    solver.setOptionValue("output_flag", False)
+    solver.setOptionValue("threads", 1)
+    solver.addVars(n_kinds, least, most)
+    solver.changeColsCost(n_kinds, np.arange(n_kinds, dtype=np.int32), counts)
+    solver.changeObjectiveSense(ObjSense.kMaximize)
+    rows, columns = np.nonzero(worth)
+    solver.addRows(
+        n_sets,
+        np.full(n_sets, -np.inf),
+        np.ones(n_sets),
+        len(rows),
+        np.searchsorted(rows, np.arange(n_sets)).astype(np.int32),
+        columns.astype(np.int32),
+        worth[rows, columns],
     )
-    prices: Floats = limits[0] if found.x is None else np.asarray(found.x)
-    return prices
+    solver.run()
+    if solver.getModelStatus() != HighsModelStatus.kOptimal:
+        return None
+    return np.array(solver.getSolution().col_value)
 
 
 def rounded_up_bound(sizes: Floats) -> float:
@@ -138,9 +163,12 @@ def _improved(sizes: Floats, plan: Sequence[Sequence[int]]) -> float:
     """The best Farley bound in rounds of column generation."""
     weights = np.where(np.isfinite(sizes), np.floor(np.minimum(sizes, 2.0) * GRID), 2 * GRID)
     columns = [frozenset(members) for members in plan]
+    counts = np.ones(sizes.shape[1])
     best = 0.0
     for _ in range(ROUNDS):
-        prices, fractional = _prices(columns, sizes.shape[1])
+        prices = _dearest(np.array([_members(own, len(counts)) for own in columns]), counts)
+        assert prices is not None, "prices of zero are such"
+        fractional = float(prices.sum())
         members, value = most_valuable(prices, weights.astype(np.int64))
         best = max(best, fractional / max(value, 1.0))
         if fractional - best < CLOSE or members in columns:
@@ -149,16 +177,11 @@ def _improved(sizes: Floats, plan: Sequence[Sequence[int]]) -> float:
     return best
 
 
-def _prices(columns: Sequence[frozenset[int]], n_items: int) -> tuple[Floats, float]:
-    """The prices at which the sets known are worth 1 at most, their sum as large as can be."""
-    from scipy.optimize import linprog  # slow to import, and only small fleets need it
-
-    worth = np.zeros((len(columns), n_items))
-    for row, members in enumerate(columns):
-        worth[row, list(members)] = 1.0
-    found = linprog(-np.ones(n_items), A_ub=worth, b_ub=np.ones(len(columns)), method="highs")
-    prices: Floats = np.asarray(found.x)
-    return prices, float(prices.sum())
+def _members(members: frozenset[int], n_items: int) -> Floats:
+    """A set as a row: 1 for what it holds."""
+    row = np.zeros(n_items)
+    row[list(members)] = 1.0
+    return row
 
 
 def most_valuable(prices: Floats, weights: NDArray[np.int64]) -> tuple[frozenset[int], float]:

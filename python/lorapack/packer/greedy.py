@@ -12,14 +12,23 @@ with which so many suffice.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lorapack.errors import Infeasible
 from lorapack.packer.evaluate import SlotSearch, max_lora_rank_for, slot_rules
 from lorapack.packer.fill import PrefixFill
 from lorapack.packer.guide import SHORT_OF_SLOTS, Guide, first_load
-from lorapack.packer.placement import GpuPlacement, Item, compatible, counted, item_order
+from lorapack.packer.placement import (
+    GpuPlacement,
+    Item,
+    alone_holding,
+    compatible,
+    counted,
+    item_order,
+    may_join,
+    with_one_more,
+)
 from lorapack.packer.settings import SEED_MARGIN
 from lorapack.packer.spread import settle, spread
 from lorapack.twin.trial import n_adapters
@@ -180,9 +189,17 @@ class Greedy:
         """All items spread evenly over the fewest GPUs that so hold; if none do, the best tried.
 
         For exempt clients: a GPU with few of them is no safer than one with many, since one clump
-        late in the window is then a large part of what was offered.
+        late in the window is then a large part of what was offered. Whoever does not even hold
+        alone holds nowhere: they join the GPUs that are found for the others.
         """
         ordered = sorted(items, key=item_order)
+        holding = alone_holding(ordered, self.kinds[0], self.evaluator)
+        gpus = self._fewest_over(holding or ordered, at_least)
+        for item in _without(ordered, [item for gpu in gpus for item in gpu.items]):
+            self._join_emptiest(gpus, item)
+        return gpus
+
+    def _fewest_over(self, ordered: list[Item], at_least: int) -> list[GpuPlacement]:
         kind = self.kinds[0]
         sizes = [self._guide(kind).load([item]) + 1e-9 for item in ordered]
         search = self._search(kind, ordered)
@@ -196,6 +213,18 @@ class Greedy:
             gpus.append(self._unproven(kind, part))
             left = _without(left, part)
         return gpus
+
+    def _join_emptiest(self, gpus: list[GpuPlacement], item: Item) -> None:
+        """Puts an item on the GPU with most room that may take it, or on one of its own."""
+        kind = self.kinds[0]
+        may = [i for i, gpu in enumerate(gpus) if may_join(gpu, item)]
+        if not may:
+            gpus.append(self._unproven(kind, [item]))
+            return
+        emptiest = min(may, key=lambda i: (self._guide(kind).load(gpus[i].items), i))
+        joined = with_one_more(gpus[emptiest], item)
+        limit = self.evaluator.slot_limit(kind.profile, joined.max_lora_rank)
+        gpus[emptiest] = replace(joined, max_loras=min(joined.max_loras, limit))
 
     def _unproven(self, kind: GpuKind, items: Sequence[Item]) -> GpuPlacement:
         """A GPU with a slot each, as far as memory goes, that no trial stands for."""

@@ -7,8 +7,6 @@ decide places and slots only.
 
 from __future__ import annotations
 
-import gc
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +19,7 @@ from lorapack.profile.profile import Profile
 from lorapack.twin.service_level import ServiceLevel, service_level
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lorapack.fleet.adapter import Adapter
     from lorapack.fleet.fleet import Fleet
@@ -88,36 +86,19 @@ def pack(
     settings = Settings(
         method, n_seeds=n_seeds, jobs=jobs, verify=verify, predictors=tuple(predictors)
     )
-    with nullcontext() if verify else _collecting_later():
-        problem = Problem.build(
-            fleet,
-            [kind_of(with_engine(entry, engine or {})) for entry in profiles],
-            service_level(slo) if isinstance(slo, str) else slo,
-            rate_headroom=rate_headroom,
-            objective=objective,
-            n_gpus=gpus,
-            spare_gpus=spare_gpus,
-            host_memory_gib=host_memory_gib,
-            strict=strict,
-            seed=seed,
-        )
-        return solve(problem, settings)
-
-
-@contextmanager
-def _collecting_later() -> Iterator[None]:
-    """Leaves cyclic garbage for later.
-
-    A plan by prediction is hundreds of thousands of objects, which hold no cycles, made within a
-    second or two: to go through all of them over and over would take a quarter of that.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+    problem = Problem.build(
+        fleet,
+        [kind_of(with_engine(entry, engine or {})) for entry in profiles],
+        service_level(slo) if isinstance(slo, str) else slo,
+        rate_headroom=rate_headroom,
+        objective=objective,
+        n_gpus=gpus,
+        spare_gpus=spare_gpus,
+        host_memory_gib=host_memory_gib,
+        strict=strict,
+        seed=seed,
+    )
+    return solve(problem, settings)
 
 
 ENGINE_SETTINGS = (

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lorapack.fleet.adapter import Adapter
+    from lorapack.packer.evaluate import Evaluator
     from lorapack.packer.problem import GpuKind, Problem
 
 
@@ -162,6 +163,13 @@ def may_join(gpu: GpuPlacement, item: Item) -> bool:
         return False
     pinned = item.load.pin is None or item.load.pin == gpu.label
     return pinned and bool(compatible(gpu.items, [item]))
+
+
+def alone_holding(items: Sequence[Item], kind: GpuKind, evaluator: Evaluator) -> list[Item]:
+    """Those that hold alone on a GPU."""
+    alone = [GpuPlacement(kind, (item,), 0 if item.load.is_base else 1) for item in items]
+    verdicts = evaluator.judge([gpu.trial() for gpu in alone])
+    return [item for item, verdict in zip(items, verdicts, strict=True) if verdict.holds]
 
 
 def with_one_more(gpu: GpuPlacement, item: Item) -> GpuPlacement:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from lorapack.packer.evaluate import SlotSearch, slot_rules
-from lorapack.packer.placement import GpuPlacement, Item, may_join, with_one_more
+from lorapack.packer.placement import GpuPlacement, Item, alone_holding, may_join, with_one_more
 from lorapack.packer.spread import cut_evenly, spread
 from lorapack.packer.works import Works
 from lorapack.twin.trial import n_adapters
@@ -250,13 +250,26 @@ def _relieve(
             apart += clumped
         elif not _move_some(index, current, order, steer) and not spared[index]:
             current += _in_two(index, current, judges, healer)
-    sick = [i for i in failing if current[i].exempt and current[i] == gpus[i] and not spared[i]]
+    sick = [
+        i
+        for i in failing
+        if current[i].exempt
+        and current[i] == gpus[i]
+        and not spared[i]
+        and _mendable(gpus[i], judges)
+    ]
     if apart or sick:
         exempt = [gpu for gpu in current if gpu.exempt]
         items = [*apart, *(item for gpu in exempt for item in gpu.items)]
         more = len(exempt) + 1 if sick else 1
         current = [gpu for gpu in current if not gpu.exempt] + healer.exempt(items, more)
     return [gpu for gpu in current if gpu.items]
+
+
+def _mendable(gpu: GpuPlacement, judges: Judges) -> bool:
+    """Whether more GPUs may help: what does not even hold alone holds nowhere."""
+    holding = alone_holding(gpu.items, gpu.kind, judges.of(gpu))
+    return len(holding) == len(gpu.items)
 
 
 def clumps_matter(loads: Sequence[Adapter]) -> bool:
