@@ -70,7 +70,7 @@ HANDS = (1, 2, 3, 4, 6)
 WORTH_DEALING = 0.05
 """GPUs to be saved by it."""
 
-HOPELESS = 1.035
+HOPELESS = 1.012
 """GPUs that are short by more of their number are not tried again."""
 
 ROUGHLY_HELD = LADDER.index(1.03)

@@ -260,7 +260,9 @@ def _prove_balanced(problem: Problem, settings: Settings, steer: Judges, judges:
     """
     more = 0
     for _ in range(MORE_TRIES):
-        gpus, found = _even_over(problem, replace(settings, more_gpus=more), steer, judges)
+        placed = place(problem, steer, replace(settings, more_gpus=more))
+        settings.progress("verifying with the twin", 0)
+        gpus, found = _evened(placed, steer, judges)
         limited = problem.n_gpus is not None and len(gpus) >= problem.n_gpus
         if found.holds or limited:
             break
@@ -268,20 +270,21 @@ def _prove_balanced(problem: Problem, settings: Settings, steer: Judges, judges:
     kept = problem.objective == "latency" or problem.spare_gpus > 0 or more > 0
     while found.holds and not kept and found.need <= len(found.gpus) - 1:
         more -= 1
-        fewer, evened = _even_over(problem, replace(settings, more_gpus=more), steer, judges)
-        if not evened.holds or len(fewer) >= len(gpus):
+        fewer = place(problem, steer, replace(settings, more_gpus=more))
+        if len(fewer) >= len(gpus):
+            break
+        fewer, evened = _evened(fewer, steer, judges)
+        if not evened.holds:
             break
         gpus, found = fewer, evened
     proof = verify(gpus, judges)
     return proof if proof.verified else repair(gpus, judges, steer, Placer(problem, steer, judges))
 
 
-def _even_over(
-    problem: Problem, settings: Settings, steer: Judges, judges: Judges
+def _evened(
+    placed: Sequence[GpuPlacement], steer: Judges, judges: Judges
 ) -> tuple[list[GpuPlacement], Evened]:
     """A placement whose ordinary GPUs were evened out, and what came of that."""
-    placed = place(problem, steer, settings)
-    settings.progress("verifying with the twin", 0)
     ordinary = [gpu for gpu in placed if not gpu.exempt]
     found = EvenOut(steer.of_hour, judges).even(ordinary)
     return [*found.gpus, *(gpu for gpu in placed if gpu.exempt)], found
