@@ -134,7 +134,7 @@ class _Moves:
         """
         own, closed = self.rooms[place], set[tuple[int, int]]()
         for _ in range(most_ways):
-            if not own.items or 0.0 < goal >= own.full:
+            if not own.items or (own.full <= goal and goal > 0.0):
                 break
             way = self._cheapest_way(place, goal, level, closed) or self._cheapest_way(
                 place, goal, JUST_FULL, closed
