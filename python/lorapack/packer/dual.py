@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lorapack.packer.linear_program import dearest_prices
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -99,51 +101,12 @@ def searched_bound(
         known += [knots.weights(members) for members, worth in found if worth > 1.0 + CLOSE]
         if not known:
             known = [knots.weights(found[0][0])]
-        dearest = _dearest(np.array(known), counts, (limits[0], limits[1]))
+        dearest = dearest_prices(np.array(known), counts, (limits[0], limits[1]))
         prices, again = limits[0] if dearest is None else dearest, prices
         reached = float(counts @ prices)
         if np.array_equal(prices, again):
             break
     return best
-
-
-def _dearest(
-    worth: Floats, counts: Floats, limits: tuple[Floats, Floats] | None = None
-) -> Floats | None:
-    """The prices at which sets are worth 1 at most and all items together most.
-
-    Args:
-        worth: A row a set: how many it has of each kind of item.
-        counts: How many there are in all.
-        limits: Between which prices are to lie; None: above zero.
-
-    Returns:
-        A price a kind; None where no prices are such.
-    """
-    from highspy import Highs, HighsModelStatus, ObjSense  # only bounds need it
-
-    n_sets, n_kinds = worth.shape
-    least, most = limits or (np.zeros(n_kinds), np.full(n_kinds, np.inf))
-    solver = Highs()
-    solver.setOptionValue("output_flag", False)
-    solver.setOptionValue("threads", 1)
-    solver.addVars(n_kinds, least, most)
-    solver.changeColsCost(n_kinds, np.arange(n_kinds, dtype=np.int32), counts)
-    solver.changeObjectiveSense(ObjSense.kMaximize)
-    rows, columns = np.nonzero(worth)
-    solver.addRows(
-        n_sets,
-        np.full(n_sets, -np.inf),
-        np.ones(n_sets),
-        len(rows),
-        np.searchsorted(rows, np.arange(n_sets)).astype(np.int32),
-        columns.astype(np.int32),
-        worth[rows, columns],
-    )
-    solver.run()
-    if solver.getModelStatus() != HighsModelStatus.kOptimal:
-        return None
-    return np.array(solver.getSolution().col_value)
 
 
 def rounded_up_bound(sizes: Floats) -> float:
@@ -166,7 +129,8 @@ def _improved(sizes: Floats, plan: Sequence[Sequence[int]]) -> float:
     counts = np.ones(sizes.shape[1])
     best = 0.0
     for _ in range(ROUNDS):
-        prices = _dearest(np.array([_members(own, len(counts)) for own in columns]), counts)
+        worth = np.array([_members(own, len(counts)) for own in columns])
+        prices = dearest_prices(worth, counts)
         assert prices is not None, "prices of zero are such"
         fractional = float(prices.sum())
         members, value = most_valuable(prices, weights.astype(np.int64))

@@ -116,6 +116,7 @@ class _Moves:
     rooms: Sequence[Room]
     made: list[tuple[Item, int, int]] = field(default_factory=list)
     _changes: list[int] = field(init=False)
+    _freed: dict[int, tuple[int, list[tuple[Item, float]]]] = field(default_factory=dict)
     _offers: dict[tuple[int, int], tuple[tuple[int, int], list[_Offer]]] = field(
         default_factory=dict
     )
@@ -168,7 +169,9 @@ class _Moves:
                 best = min(best, (so_far + EMPTIER * full, place))
                 continue
             for other in range(len(self.rooms)):
-                offer = None if (place, other) in closed else self._best(place, other, amount)
+                if so_far * EACH_STEP >= lost.get(other, MOST_LOST) or (place, other) in closed:
+                    continue
+                offer = self._best(place, other, amount)
                 if offer is None:
                     continue
                 more = so_far * max(offer.loss(amount), 1.0) * EACH_STEP
@@ -193,10 +196,19 @@ class _Moves:
         return known[1]
 
     def _offered(self, place: int, other: int) -> Iterator[_Offer]:
-        own, room = self.rooms[place], self.rooms[other]
-        for item in _some(own):
+        room = self.rooms[other]
+        for item, freed in self._may_leave(place):
             if room.may_take(item):
-                yield _Offer(item, own.freed(item), room.added(item))
+                yield _Offer(item, freed, room.added(item))
+
+    def _may_leave(self, place: int) -> list[tuple[Item, float]]:
+        """Some items of a GPU as it is now, and what each frees."""
+        known = self._freed.get(place)
+        if known is None or known[0] != self._changes[place]:
+            own = self.rooms[place]
+            known = (self._changes[place], [(item, own.freed(item)) for item in _some(own)])
+            self._freed[place] = known
+        return known[1]
 
     def _go(self, way: Sequence[int], amount: float) -> bool:
         """Moves an item off the first GPU, and what must give way along the way; or nothing."""
