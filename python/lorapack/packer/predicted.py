@@ -42,6 +42,9 @@ TTFT, SLOT_WAIT = FEATURE_INDEX["ttft_s"], FEATURE_INDEX["slot_wait_s"]
 FEW = 1.5
 """Adapters, by their weight, below which models have seen too little."""
 
+IDLE = 0.02
+"""A load below which models have seen nothing, either."""
+
 CALM_CV = 1.5
 """Variation of gaps up to which physics, that knows means, may stand in for a model."""
 
@@ -384,8 +387,8 @@ class PredictedSlots:
 
 
 def _is_for_physics(row: NDArray[np.float32]) -> bool:
-    """Whether physics knows more than the model: next to nobody on the GPU but the base model."""
-    few = row[N_ADAPTERS] == 0 or row[EFFECTIVE_ADAPTERS] < FEW
+    """Whether physics knows more than the model: next to nobody on the GPU, or next to no load."""
+    few = row[N_ADAPTERS] == 0 or row[EFFECTIVE_ADAPTERS] < FEW or row[LOAD] < IDLE
     return bool(few and row[GAP_CV_SQUARE] <= CALM_CV**2)
 
 

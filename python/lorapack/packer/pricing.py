@@ -58,6 +58,9 @@ PASSED_OVER = 8
 MOST_COPIES = 5_000
 """Of an item on one GPU that are asked about."""
 
+MOST_BELIEVED = 30.0
+"""Times as full as physics says: a GPU said to break that is fuller has hardly any traffic."""
+
 LESS = 0.8
 """Share of the engine time of so many of an item that smaller ones are guessed to fill."""
 
@@ -309,10 +312,17 @@ def _maxpacks(
 
 
 def _beliefs(full: Sequence[Full], slots: Mapping[int, LoadSlots], works: Works) -> Floats:
-    """By how much more each item's rate counts: as its GPU says, or those near that were asked."""
-    told = [(i, entry.factor) for i, entry in enumerate(full) if entry.factor is not None]
-    known = [_belief(full[i].gpu, factor, slots[id(full[i].gpu.kind)], works) for i, factor in told]
-    each = np.interp(np.arange(len(full)), [i for i, _ in told], known) if told else np.ones(1)
+    """By how much more each item's rate counts: as its GPU says, or those near that were asked.
+
+    A GPU that hardly has traffic says nothing.
+    """
+    told = {
+        i: _belief(entry.gpu, entry.factor, slots[id(entry.gpu.kind)], works)
+        for i, entry in enumerate(full)
+        if entry.factor is not None
+    }
+    known = {i: belief for i, belief in told.items() if belief <= MOST_BELIEVED}
+    each = np.interp(np.arange(len(full)), [*known], [*known.values()]) if known else np.ones(1)
     beliefs: Floats = np.repeat(np.broadcast_to(each, len(full)), [len(e.gpu.items) for e in full])
     return beliefs
 

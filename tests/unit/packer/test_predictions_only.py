@@ -16,6 +16,7 @@ from lorapack.fleet.adapter import Adapter
 from lorapack.packer.evaluate import slot_rules
 from lorapack.packer.greedy import HoldsNowhere
 from lorapack.packer.online import MOST_QUEUED
+from lorapack.packer.pack import pack
 from lorapack.packer.placement import Item, apart, whole
 from lorapack.packer.placing import place
 from lorapack.packer.plan import Plan
@@ -224,3 +225,12 @@ def test_cold_adapters_beside_a_hot_one_get_slots_enough() -> None:
     assert short
     for told in judge._told([gpu.trial(1.03) for gpu in short]):
         assert judge.queued_share(told.question) <= MOST_QUEUED
+
+
+def test_adapters_next_to_idle_do_not_keep_a_gpu_for_themselves() -> None:
+    idle = [Adapter(f"z{i}", 64, 2e-4 / (i + 1)) for i in range(4)]
+    hot = [Adapter(f"h{i}", 32, 15.0) for i in range(4)]
+    plan = pack(PROFILE, [*idle, *hot], verify=False)
+    without = pack(PROFILE, hot, verify=False)
+    assert plan.n_gpus == without.n_gpus
+    assert all(any(a.rate_rps > 1 for a in gpu.adapters) for gpu in plan.gpus)

@@ -153,3 +153,15 @@ def test_many_kinds_of_requests_are_bounded_too() -> None:
     full = plan_of(fleet, 3)
     bound = searched_bound(search_of(full), places_of(full))
     assert 2.5 < bound <= 3.0 + 1e-6
+
+
+def test_gpu_without_traffic_says_nothing_of_others() -> None:
+    idle = [Adapter(f"z{i}", 64, 1e-5) for i in range(2)]
+    busy = Full(GpuPlacement(KIND, tuple(whole(mixed(120))), 120), 1.0)
+    lone = Full(GpuPlacement(KIND, tuple(whole(idle)), 2), 1.05)
+    items = slice(0, 120)
+    alone = search_of([busy])
+    beside = search_of([busy, lone])
+    assert beside.knots.prices(beside.shares)[items] == pytest.approx(
+        alone.knots.prices(alone.shares)[items], rel=0.2
+    )
