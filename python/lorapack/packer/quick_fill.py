@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 MOST_LEVELLED = 16
 """Plans of more GPUs are left as filled: one GPU's slack is nothing to so many."""
 
-SHARES = (0.9, 0.5, 0.0)
-"""Shares of the slack with which all GPUs are filled anew, in turn, until it suffices."""
+SHARES = (0.9, 0.5)
+"""Shares of the slack with which all GPUs are filled anew, in turn, until one suffices."""
 
 LARGE = 0.02
 """An item of more than this share of a GPU's traffic leaves a gap that is worth a look."""
