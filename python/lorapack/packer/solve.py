@@ -232,25 +232,22 @@ def _prove_filled(problem: Problem, settings: Settings, steer: Judges, judges: J
 
 def _prove_starving(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
     """Fills GPUs past their end, evens them out, and empties those whose items find room."""
-    even_out = EvenOut(steer, judges)
+    # How many there are is said of what is left when those are emptied.
+    limitless = problem if problem.objective == "latency" else replace(problem, n_gpus=None)
     for margin in (settings.seed_margin, *HIGHER_MARGINS):
-        gpus = place(problem, steer, replace(settings, seed_margin=margin))
+        placed = place(limitless, steer, replace(settings, seed_margin=margin))
         settings.progress("verifying with the twin", 0)
-        found = even_out.even(gpus)
+        gpus, found = _evened(placed, steer, judges)
         if found.holds:
             break
+    exempt = [gpu for gpu in gpus if gpu.exempt]
     kept = problem.objective == "latency" or problem.spare_gpus > 0
     while found.holds and not kept and found.need <= ROUGHLY * (len(found.gpus) - 1):
-        fewer = even_out.even_one_fewer(found.gpus)
+        fewer = EvenOut(steer.of_hour, judges).even_one_fewer(found.gpus)
         if fewer is None or not fewer.holds:
             break
         found = fewer
-    proof = verify(found.gpus, judges)
-    return (
-        proof
-        if proof.verified
-        else repair(found.gpus, judges, steer, Placer(problem, steer, judges))
-    )
+    return _proven([*found.gpus, *exempt], problem, steer, judges)
 
 
 def _prove_balanced(problem: Problem, settings: Settings, steer: Judges, judges: Judges) -> Proof:
@@ -277,6 +274,11 @@ def _prove_balanced(problem: Problem, settings: Settings, steer: Judges, judges:
         if not evened.holds:
             break
         gpus, found = fewer, evened
+    return _proven(gpus, problem, steer, judges)
+
+
+def _proven(gpus: Sequence[GpuPlacement], problem: Problem, steer: Judges, judges: Judges) -> Proof:
+    """Verified as they are, repaired only if that fails."""
     proof = verify(gpus, judges)
     return proof if proof.verified else repair(gpus, judges, steer, Placer(problem, steer, judges))
 
