@@ -96,7 +96,7 @@ class EvenOut:
         emptiest = sorted(range(len(rooms)), key=lambda i: (rooms[i].full, i))
         for place in emptiest[:MOST_VACATED]:
             if vacate(rooms, place, min(level, JUST_FULL)):
-                return self._even(self._judged([*rooms[:place], *rooms[place + 1 :]]))
+                return self._even(self._judged(rooms))
         return None
 
     def _even(self, rooms: list[Room]) -> Evened:
@@ -126,7 +126,11 @@ class EvenOut:
     def _failing_as_planned(self, rooms: Sequence[Room]) -> list[int]:
         """Those that hold with more traffic than planned but not with that: it is another draw."""
         verdicts = verify([room.gpu for room in rooms], self.judges).verdicts
-        failing = [i for i, verdict in enumerate(verdicts) if not verdict.holds]
+        failing = [
+            i
+            for i, (room, verdict) in enumerate(zip(rooms, verdicts, strict=True))
+            if len(room.items) > 1 and not verdict.holds
+        ]
         for i in failing:
             self.judges.rungs[rooms[i].gpu] = (AS_PLANNED - 1, AS_PLANNED)
         return failing
@@ -143,7 +147,8 @@ class EvenOut:
         return rooms
 
     def _judged(self, rooms: Sequence[Room]) -> list[Room]:
-        """The GPUs as they are now, and how full they are by the verifying judges."""
+        """The GPUs that hold anything now, and how full they are by the verifying judges."""
+        rooms = [room for room in rooms if room.items]
         gpus = [room.moved() for room in rooms]
         self._hold_enough(gpus)
         failing = [gpu for gpu in gpus if not self._holds(gpu)]

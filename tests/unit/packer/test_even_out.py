@@ -212,6 +212,17 @@ def test_gpu_is_vacated_where_others_have_room() -> None:
     assert names([room.moved() for room in rooms[1:]]) == names(gpus)
 
 
+def test_gpu_that_moves_left_empty_is_none() -> None:
+    gpus = [gpu("a", 8, 2, 0.2), gpu("b", 8, 20)]
+    even_out = EvenOut(judges(), judges())
+    rooms = even_out._rooms(gpus)
+    for item in list(rooms[0].items):
+        rooms[0].drop(item)
+        rooms[1].put(item)
+    (room,) = even_out._judged(rooms)
+    assert names([room.gpu]) == names(gpus)
+
+
 def test_one_gpu_fewer_where_the_twin_agrees() -> None:
     gpus = [gpu("a", 8, 10), gpu("b", 8, 24), gpu("c", 8, 24)]
     found = EvenOut(judges(), judges()).even_one_fewer(gpus)
