@@ -150,8 +150,8 @@ class EvenOut:
         """The GPUs that hold anything now, and how full they are by the verifying judges."""
         rooms = [room for room in rooms if room.items]
         gpus = [room.moved() for room in rooms]
-        self._hold_enough(gpus)
-        failing = [gpu for gpu in gpus if not self._holds(gpu)]
+        held = self._hold_enough(gpus)
+        failing = [gpu for gpu, holds in zip(gpus, held, strict=True) if not holds]
         most_traffic(failing, self.judges, within=WITHIN)
         better = {gpu: self._with_other_slots(gpu) for gpu in failing if short_of_slots(gpu)}
         return [
@@ -180,8 +180,10 @@ class EvenOut:
         more = hold_at(others, self.judges, [LADDER[broke]] * len(others))
         better = [other for other, holds in zip(others, more, strict=True) if holds]
         enough = [o for o, holds in zip(better, self._hold_enough(better), strict=True) if holds]
+        if enough:
+            return enough[0]
         most_traffic(better[:1], self.judges, within=WITHIN)
-        return (enough or better or [gpu])[0]
+        return (better or [gpu])[0]
 
     def _room(self, gpu: GpuPlacement, scale: float = 1.0) -> Room:
         works = self.steer.lessons.works

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from lorapack.packer.margins import TINY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,9 +43,6 @@ JUST_FULL = 0.999
 
 LEAST_FREED = 1e-4
 """An exchange that frees less gets nowhere."""
-
-TINY = 1e-9
-"""Freed by what has no traffic."""
 
 MOST_WAYS = 40
 """Ways gone, or found closed, for one GPU."""
@@ -115,14 +114,13 @@ class _Moves:
 
     rooms: Sequence[Room]
     made: list[tuple[Item, int, int]] = field(default_factory=list)
-    _changes: list[int] = field(init=False)
-    _freed: dict[int, tuple[int, list[tuple[Item, float]]]] = field(default_factory=dict)
-    _offers: dict[tuple[int, int], tuple[tuple[int, int], list[_Offer]]] = field(
-        default_factory=dict
-    )
+    _leaving: list[list[tuple[Item, float]] | None] = field(init=False)
+    _offers: list[list[list[_Offer] | None]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._changes = [0] * len(self.rooms)
+        n = len(self.rooms)
+        self._leaving = [None] * n
+        self._offers = [[None] * n for _ in range(n)]
 
     def lighten(self, place: int, goal: float, level: float, most_ways: int = MOST_WAYS) -> None:
         """Moves items off a GPU until it is no fuller than a goal, as far as that goes.
@@ -188,12 +186,11 @@ class _Moves:
 
     def _between(self, place: int, other: int) -> list[_Offer]:
         """What may go from one GPU to another as they are now."""
-        now = (self._changes[place], self._changes[other])
-        known = self._offers.get((place, other))
-        if known is None or known[0] != now:
-            known = (now, list(self._offered(place, other)) if place != other else [])
-            self._offers[place, other] = known
-        return known[1]
+        known = self._offers[place][other]
+        if known is None:
+            known = list(self._offered(place, other)) if place != other else []
+            self._offers[place][other] = known
+        return known
 
     def _offered(self, place: int, other: int) -> Iterator[_Offer]:
         room = self.rooms[other]
@@ -203,12 +200,19 @@ class _Moves:
 
     def _may_leave(self, place: int) -> list[tuple[Item, float]]:
         """Some items of a GPU as it is now, and what each frees."""
-        known = self._freed.get(place)
-        if known is None or known[0] != self._changes[place]:
+        known = self._leaving[place]
+        if known is None:
             own = self.rooms[place]
-            known = (self._changes[place], [(item, own.freed(item)) for item in _some(own)])
-            self._freed[place] = known
-        return known[1]
+            known = [(item, own.freed(item)) for item in _some(own)]
+            self._leaving[place] = known
+        return known
+
+    def _forget(self, place: int) -> None:
+        """What is known of a GPU that changes."""
+        self._leaving[place] = None
+        self._offers[place] = [None] * len(self.rooms)
+        for offers in self._offers:
+            offers[place] = None
 
     def _go(self, way: Sequence[int], amount: float) -> bool:
         """Moves an item off the first GPU, and what must give way along the way; or nothing."""
@@ -228,29 +232,28 @@ class _Moves:
 
     def _exchange(self, place: int) -> bool:
         """Lets an item go to a GPU that has room, for a colder one of its own."""
-        own = self.rooms[place]
-        best: tuple[float, Item, int, Item] | None = None
-        for other, room in enumerate(self.rooms):
-            if other == place or room.full >= JUST_FULL:
-                continue
-            colder = [i for i in _some(room) if i.load.rank <= own.rank and own.may_take(i)]
-            for item in _some(own):
-                if item.load.rank > room.rank or not room.may_take(item):
-                    continue
-                for back in colder:
-                    if back.load.rate_rps >= item.load.rate_rps:
-                        continue
-                    added, freed = room.added_for(item, back), -own.added_for(back, item)
-                    if freed < LEAST_FREED or room.full + added > JUST_FULL:
-                        continue
-                    if best is None or added / freed < best[0]:
-                        best = (added / freed, item, other, back)
+        best = min(self._exchanges(place), key=lambda found: found[0], default=None)
         if best is None:
             return False
         _, item, other, back = best
         self._make(item, place, other)
         self._make(back, other, place)
         return True
+
+    def _exchanges(self, place: int) -> Iterator[tuple[float, Item, int, Item]]:
+        """What is added for what is freed, the item that goes, where to, the one that comes."""
+        own = self.rooms[place]
+        for other, room in enumerate(self.rooms):
+            if other == place or room.full >= JUST_FULL:
+                continue
+            hot = [i for i in _some(own) if i.load.rank <= room.rank and room.may_take(i)]
+            cold = [i for i in _some(room) if i.load.rank <= own.rank and own.may_take(i)]
+            for item, back in product(hot, cold):
+                if back.load.rate_rps >= item.load.rate_rps:
+                    continue
+                added, freed = room.added_for(item, back), -own.added_for(back, item)
+                if freed >= LEAST_FREED and room.full + added <= JUST_FULL:
+                    yield added / freed, item, other, back
 
     def _make(self, item: Item, place: int, other: int) -> None:
         self._move(item, place, other)
@@ -265,8 +268,8 @@ class _Moves:
     def _move(self, item: Item, place: int, other: int) -> None:
         self.rooms[place].drop(item)
         self.rooms[other].put(item)
-        self._changes[place] += 1
-        self._changes[other] += 1
+        self._forget(place)
+        self._forget(other)
 
 
 def _way_to(place: int, before: dict[int, int]) -> list[int]:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from lorapack.packer.evaluate import max_lora_rank_for
 from lorapack.packer.fullness import full_at
+from lorapack.packer.margins import TINY
 from lorapack.packer.placement import apart
 from lorapack.packer.problem import serves
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lorapack._native import Work
     from lorapack.packer.fullness import LoadSlots
     from lorapack.packer.placement import GpuPlacement, Item
@@ -22,9 +25,6 @@ if TYPE_CHECKING:
 
 LEAST_TAKEN = 0.3
 """Nothing counts for less than this part of its share of a GPU's traffic."""
-
-TINY = 1e-9
-"""Any rate above zero."""
 
 MOST_RAISED = 64
 """Slots of a GPU whose slots may be made for a higher rank: few hot ones cost little more."""
@@ -80,8 +80,7 @@ class Room:
 
     def _fullness(self, factor: float) -> float:
         """How full the GPU is with so many times its traffic, by physics alone."""
-        profile = self.gpu.kind.profile
-        sums = self.works.sums((item.load for item in self.items), profile, self.rank, factor)
+        sums = self._asked(self.items, self.rank, factor)
         return self.slots_of.fullness(sums, self.slots, self.rank)
 
     def may_take(self, item: Item) -> bool:
@@ -111,9 +110,8 @@ class Room:
 
     def _added_raised(self, item: Item) -> float:
         """The same where slots are then of its rank."""
-        loads = [*(own.load for own in self.items), item.load]
         rank = max_lora_rank_for([item.load])
-        sums = self.works.sums(loads, self.gpu.kind.profile, rank, self.scale * self.must)
+        sums = self._asked([*self.items, item], rank, self.scale * self.must)
         return self.slots_of.fullness(sums, sums.n_adapters, rank) - self.full
 
     def added_for(self, item: Item, other: Item) -> float:
@@ -183,9 +181,11 @@ class Room:
     def _sum_up(self, rank: int) -> None:
         """What all items ask of slots of a rank, anew."""
         self.rank = rank
-        loads = (item.load for item in self.items)
-        factor = self.scale * self.must
-        self._sums = self.works.sums(loads, self.gpu.kind.profile, rank, factor)
+        self._sums = self._asked(self.items, rank, self.scale * self.must)
+
+    def _asked(self, items: Sequence[Item], rank: int, factor: float) -> WorkSums:
+        """What items ask of slots of a rank, with so many times their traffic."""
+        return self.works.sums((i.load for i in items), self.gpu.kind.profile, rank, factor)
 
     def _settle(self) -> None:
         self.full = self.slots_of.fullness(self._sums, self.slots, self.rank)

@@ -241,8 +241,9 @@ def _prove_starving(problem: Problem, settings: Settings, steer: Judges, judges:
         if found.holds:
             break
     exempt = [gpu for gpu in gpus if gpu.exempt]
-    kept = problem.objective == "latency" or problem.spare_gpus > 0
-    while found.holds and not kept and found.need <= ROUGHLY * (len(found.gpus) - 1):
+    while (
+        found.holds and not _keeps_number(problem) and found.need <= ROUGHLY * (len(found.gpus) - 1)
+    ):
         fewer = EvenOut(steer.of_hour, judges).even_one_fewer(found.gpus)
         if fewer is None or not fewer.holds:
             break
@@ -264,7 +265,7 @@ def _prove_balanced(problem: Problem, settings: Settings, steer: Judges, judges:
         if found.holds or limited:
             break
         more += max(1, math.ceil(found.need - len(gpus)))
-    kept = problem.objective == "latency" or problem.spare_gpus > 0 or more > 0
+    kept = _keeps_number(problem) or more > 0
     while found.holds and not kept and found.need <= len(found.gpus) - 1:
         more -= 1
         fewer = place(problem, steer, replace(settings, more_gpus=more))
@@ -297,14 +298,18 @@ def _closed(
 ) -> Proof:
     """The proof with GPUs closed whose items find room elsewhere, if all that is left holds."""
     n_gpus = len(proof.gpus)
-    kept = problem.objective == "latency" or problem.spare_gpus > 0
-    if kept or (proof.verified and filled(proof.gpus, steer) > n_gpus - 1):
+    if _keeps_number(problem) or (proof.verified and filled(proof.gpus, steer) > n_gpus - 1):
         return proof
     closed = close_gpus(proof.gpus, steer, 1.0 + settings.seed_margin)
     if proof.verified and len(closed) == n_gpus:
         return proof
     fewer = repair(closed, judges, steer, Placer(problem, steer, judges))
     return fewer if fewer.verified and len(fewer.gpus) < n_gpus else proof
+
+
+def _keeps_number(problem: Problem) -> bool:
+    """Whether GPUs that could be closed are wanted."""
+    return problem.objective == "latency" or problem.spare_gpus > 0
 
 
 def _check_limits(problem: Problem, gpus: Sequence[GpuPlacement]) -> None:
